@@ -12,13 +12,18 @@ def main() -> None:
     is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background job ignores it
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.argv[1:2] and sys.argv[1] in RUNS:
+    if is_run := bool(sys.argv[1:2]) and sys.argv[1] in RUNS:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from poller.cli.app import main as run_command_line
 
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_command_line()
+    try:
+        run_command_line()
+    finally:
+        if is_run:  # its exit code is settled; Python itself resets all other handlers as it ends
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

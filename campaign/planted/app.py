@@ -101,4 +101,18 @@ APP_BUGS = (
         new="        is_awaited = not service.endless\n",
         tests=("app/embed/test_errors",),
     ),
+    Bug(
+        name="a-sink-is-opened-again-before-its-last-note-is-on-disk",
+        file="poller/engine/deliveries.py",
+        old="                await self._store.flush()  # its last note",
+        new="                # its last note",
+        tests=("app/test_reload",),
+    ),
+    Bug(
+        name="what-was-pruned-before-a-sink-came-is-its-backlog",
+        file="poller/app/reload.py",
+        old="            await self.builder.count_delivered(names)\n",
+        new="",
+        tests=("app/test_reload",),
+    ),
 )

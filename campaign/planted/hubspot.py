@@ -7,7 +7,7 @@ CLIENT = ("hubspot/test_client",)
 HUBSPOT_BUGS = (
     Bug(
         name="a-stall-times-answered-requests-out",
-        file="poller/hubspot/timeouts.py",
+        file="poller/core/shared_timeout.py",
         old="        if self._is_late and not self._is_grace:\n",
         new="        if False:\n",
         tests=("hubspot/test_timeouts",),
@@ -84,14 +84,14 @@ HUBSPOT_BUGS = (
     ),
     Bug(
         name="time-out-of-another-poll",
-        file="poller/hubspot/timeouts.py",
+        file="poller/core/shared_timeout.py",
         old="            if ends_at > self._loop.time():\n",
         new="            if False:\n",
         tests=("hubspot/test_timeouts",),
     ),
     Bug(
         name="cancellation-taken-for-a-time-out",
-        file="poller/hubspot/timeouts.py",
+        file="poller/core/shared_timeout.py",
         old="            if task.uncancel() <= cancelled_before and kind is asyncio.CancelledError:\n",
         new="            if kind is asyncio.CancelledError:\n",
         tests=("hubspot/test_timeouts",),

@@ -10,6 +10,13 @@ SERVICE = ("service/test_imports",)
 
 START_BUGS = (
     Bug(
+        name="a-restart-forgets-the-trials-unsure-rows",
+        file="poller/engine/import_progress.py",
+        old="[] if self._trial.is_over else await self._starts.unsure_due(self._account, size)",
+        new="list[float]()",
+        tests=SERVICE,
+    ),
+    Bug(
         name="a-start-is-stored-after-it-left",
         file=LANE,
         old=INTEND + START,

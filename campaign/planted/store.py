@@ -259,4 +259,11 @@ STORE_BUGS = (
         new='"SELECT key, fed_at FROM task NOT INDEXED WHERE true"',
         tests=("store/test_store",),
     ),
+    Bug(
+        name="a-clock-that-was-set-moves-what-finished-before",
+        file="poller/store/sqlite/task_queue.py",
+        old="UPDATE record SET seen_at = seen_at + :by_s WHERE seen_at >= :since",
+        new="UPDATE record SET seen_at = seen_at + :by_s",
+        tests=("store/test_store",),
+    ),
 )

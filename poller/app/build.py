@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -16,16 +16,15 @@ from poller.core.columns import Columns
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
 from poller.core.learned_limit import decode_limit, limit_key
-from poller.core.model import Record, Task
+from poller.core.model import Record
+from poller.core.proof import decode_proof, proof_key
 from poller.core.protocols import Sink, StartStore, Store
-from poller.core.record import decode
 from poller.core.request_protocols import StartClient, StatusClient, TokenSource
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.due_tasks import LONGEST_SLEEP_S
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
 from poller.engine.retries import Retries
-from poller.engine.witness import known_task
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
@@ -42,7 +41,6 @@ log = structlog.get_logger("poller")
 
 FLEET_SLEEP_S = 30.0  # most that a lane sleeps while other members feed its account, should their hint be lost
 FLEET_IDLE_S = 10.0  # how often an empty outbox is read, should no heartbeat have seen what others finish
-KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
 
 class LaneSettings(TypedDict):
@@ -98,6 +96,13 @@ class Builder:
             idle_s=None if self.is_trusted is None else FLEET_IDLE_S,
         )
 
+    async def count_delivered(self, sinks: Collection[str]) -> None:
+        """Take over what the state has of these sinks, to which nothing is being delivered: what they got, or missed,
+        was counted elsewhere, or while they were not attached."""
+        for sums in (await self.store.sums()).sinks:
+            if sums.name in sinks:
+                self.metrics.take_over(sums)
+
     # --- accounts
 
     async def lane(self, name: str, settings: Settings, service: Service, handover: Handover | None = None) -> Lane:
@@ -143,8 +148,8 @@ class Builder:
                 on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
-        if (known := await self._known_task(name)) is not None:
-            lane.know(known)
+        if (proof := decode_proof(await self.store.knowledge(proof_key(name)))) is not None:
+            lane.know(proof)
         return lane
 
     def _recorder(self, name: str, service: Service, retries: Retries | None = None) -> Recorder:
@@ -183,14 +188,6 @@ class Builder:
             request_timeout_s=account.request_timeout_s,
             is_trusted=self.is_trusted,
         )
-
-    async def _known_task(self, account: str) -> Task | None:
-        """Return a task of the account whose outcome HubSpot reported, if one is among the first that are kept."""
-        for delivery in await self.store.records(0, KNOWN_AMONG):
-            fields = decode(delivery.body)
-            if delivery.account == account and fields.status in ("COMPLETE", "CANCELED"):
-                return known_task(account, delivery.task_id)
-        return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
         """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have

@@ -92,7 +92,7 @@ async def open_run(
         sums = await store.sums()
         metrics.begin(sums)
         service = _make_service(settings, sources, builder, member)
-        stack.push_async_callback(service.close_sinks)
+        stack.push_async_callback(service.deliveries.close)
         fleet = None
         if member is not None:
             fleet = FleetRun(member=member, service=service, builder=builder, metrics=metrics, settings=settings)
@@ -144,10 +144,10 @@ def _make_service(
 async def _open_sinks_and_lanes(settings: Settings, service: Service, builder: Builder) -> None:
     """Open all sinks and make all lanes: this process owns them."""
     store = builder.store
-    service.delivery_loops = builder.delivery_loops(settings)
-    names = [loop.sink.name for loop in service.delivery_loops]
+    service.deliveries.loops = builder.delivery_loops(settings)
+    names = [loop.sink.name for loop in service.deliveries.loops]
     positions = await store.positions(names)
-    for loop in service.delivery_loops:
+    for loop in service.deliveries.loops:
         await loop.open(positions[loop.sink.name])
     await store.attach_sinks(names)
     for name in settings.account_settings():
@@ -265,4 +265,4 @@ async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, N
     except* Exception as errors:
         log.exception("run.failed")
         ended_by = defect(errors)
-    return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
+    return ended_by or next((loop.stopped_by for loop in service.deliveries.loops if loop.stopped_by), None)

@@ -1,7 +1,7 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -89,7 +89,7 @@ class FleetRun:
             self.service,
             named={sink.name: is_shared(sink) for sink in sinks},
             make_loop=self._make_loop,
-            take_over=self._take_over,
+            take_over=self.builder.count_delivered,
             monotonic=monotonic,
         )
         self.turns = Turns(
@@ -106,7 +106,7 @@ class FleetRun:
 
     def reopen_sinks(self, must_reopen: Callable[[DeliveryLoop, SinkSpec], bool]) -> None:
         """Have the sinks opened again that stopped, or read a file that may have changed."""
-        loops = self.service.delivery_loops
+        loops = self.service.deliveries.loops
         self._mine.reopen([loop.sink.name for loop in loops if must_reopen(loop, self._sinks[loop.sink.name])])
 
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
@@ -119,13 +119,6 @@ class FleetRun:
 
     def _make_loop(self, name: str) -> DeliveryLoop:
         return self.builder.delivery_loop(self._sinks[name], self.settings)
-
-    async def _take_over(self, names: Sequence[str]) -> None:
-        """Count what the sinks have already: their owner before counted it."""
-        sums = await self.builder.store.sums()
-        for sink in sums.sinks:
-            if sink.name in names:
-                self.metrics.take_over(sink)
 
     async def _show(self, view: FleetView) -> None:
         """Take over the counts of all."""

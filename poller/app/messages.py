@@ -59,7 +59,7 @@ def awaited(service: Service) -> str:
     requests = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
     noun = "request" if any(lane.imports is not None for lane in service.lanes.values()) else "poll"
     parts += [f"{counted(requests, noun)} {'held up' if reason else 'in flight'}"] if requests else []
-    behind = [loop for loop in service.delivery_loops if loop.stopped_by is None and loop.undelivered]
+    behind = [loop for loop in service.deliveries.loops if loop.stopped_by is None and loop.undelivered]
     parts += [f"{counted(loop.undelivered, 'record')} for {without_controls(loop.sink.name)}" for loop in behind]
     left_s = service.drain_left_s
     return ", ".join(parts) + (f", at most {duration(round(left_s))} more" if parts and left_s is not None else "")

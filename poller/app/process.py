@@ -41,7 +41,8 @@ async def run_process(
     again: Again = Again(),  # noqa: B008 - frozen
 ) -> Exit:
     """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
-    at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
+    at once. SIGHUP reloads, but drains where the terminal was closed. Later ones are held back: call it within
+    `exit_code_kept`. Raises `PollerError`."""
     signals = Signals()
     open_files.raise_limit()
     signals.handle()  # before the settings are read: a SIGHUP after that must reload them
@@ -50,6 +51,8 @@ async def run_process(
     except asyncio.CancelledError:
         write(f"poller: stopped at once; nothing is lost. {again.text()}")
         return Exit.WORK_LEFT
+    finally:
+        signals.hold()
 
 
 async def _run_with_logs(

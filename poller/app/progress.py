@@ -192,7 +192,7 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
 
     def is_shared() -> bool:
         """Whether records are written to the terminal, or ids are typed there."""
-        printed = os.isatty(1) and any(loop.sink.name == StdoutTable.KIND for loop in service.delivery_loops)
+        printed = os.isatty(1) and any(loop.sink.name == StdoutTable.KIND for loop in service.deliveries.loops)
         typed = os.isatty(environment.stdin) and any(source.kind == "stdin" for source in service.ingest.sources)
         return printed or (typed and not service.fed)
 

@@ -151,7 +151,7 @@ class Reload:
     async def _apply_to_sinks(self, new: Settings) -> None:
         """Open new sinks, and again those that changed or had stopped, or all where they must not see other variables;
         then close those not wanted any more. Where one cannot be opened, restore all."""
-        old, loops = self.settings, self.service.delivery_loops
+        old, loops = self.settings, self.service.deliveries.loops
         specs, hidden_as_before = old.sink_specs, old.secret_variables() == new.secret_variables()
         kept = {
             repr(spec): loop
@@ -169,38 +169,41 @@ class Reload:
     ) -> None:
         service, store = self.service, self.builder.store
         names = [loop.sink.name for loop in fresh]
-        replaced = [loop for loop in service.delivery_loops if loop.sink.name in names]
+        replaced = [loop for loop in service.deliveries.loops if loop.sink.name in names]
         for loop in replaced:
-            await service.end_delivery(loop)
+            await service.deliveries.end(loop)
         try:
             positions = await store.positions(names)
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
             await store.attach_sinks(list(dict.fromkeys([*current, *names])))
-        except PollerError:
+            await self.builder.count_delivered(names)
+        except BaseException as error:
             for loop in fresh:
                 await loop.close()
-            await self._restore(replaced, current)
+            if isinstance(error, PollerError):
+                await self._restore(replaced, current)
             raise
         for loop in fresh:
-            service.begin_delivery(loop)
-        removed = [loop for loop in service.delivery_loops if loop not in wanted]
+            service.deliveries.begin(loop)
+        removed = [loop for loop in service.deliveries.loops if loop not in wanted]
         for loop in removed:
-            await service.end_delivery(loop, is_to_deliver=True)
+            await service.deliveries.end(loop, is_to_deliver=True)
         try:
             await store.attach_sinks([loop.sink.name for loop in wanted])
         except PollerError:
             for loop in fresh:
-                await service.end_delivery(loop)
+                await service.deliveries.end(loop)
             await self._restore([*replaced, *removed], current)
-            by_name = {loop.sink.name: loop for loop in service.delivery_loops}
-            service.delivery_loops = [by_name[name] for name in current]
+            by_name = {loop.sink.name: loop for loop in service.deliveries.loops}
+            service.deliveries.loops = [by_name[name] for name in current]
             raise
-        service.delivery_loops = wanted
+        service.deliveries.loops = wanted
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that cannot be made or opened any more stops by itself."""
         positions = await self.builder.store.positions(list(current))
+        await self.builder.count_delivered([loop.sink.name for loop in replaced])
         for before in replaced:
             loop = before
             try:
@@ -208,7 +211,7 @@ class Reload:
                 await loop.open(positions[loop.sink.name])
             except (ConfigError, SinkError) as error:
                 loop.fail(error)
-            self.service.begin_delivery(loop)
+            self.service.deliveries.begin(loop)
 
 
 def result_name(settings: Settings) -> str:

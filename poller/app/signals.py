@@ -3,13 +3,27 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from poller.app.event_loop import tune_garbage_collector
 from poller.app.messages import awaited, write
 from poller.engine import Service
 
 REPORT_EVERY_S = 5.0
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@contextmanager
+def exit_code_kept() -> Iterator[None]:
+    """Drop the signals that come once the run within has ended: its exit code is settled. `Signals.hold` keeps them
+    back until then, since the event loop resets its handlers as it closes."""
+    try:
+        yield
+    finally:
+        for number in STOPPING:
+            signal.signal(number, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 class Signals:
@@ -32,6 +46,10 @@ class Signals:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         loop.add_signal_handler(signal.SIGCONT, lambda: self.on_continued())
+
+    def hold(self) -> None:
+        """Hold back the signals that come from now on: the run has ended."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
     def on_start(self, service: Service) -> None:
         self._service = service

@@ -104,6 +104,10 @@ class _HiddenToken:
         self._source = source
         self._known: str | None = None
 
+    @property
+    def credentials(self) -> bytes:
+        return self._source.credentials
+
     async def token(self) -> str:
         token = await self._source.token()
         if token is not self._known:

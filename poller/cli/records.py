@@ -8,8 +8,6 @@ from poller.config import Settings
 from poller.core.deliveries import Delivery
 from poller.core.errors import InputError
 from poller.core.protocols import Store
-from poller.sinks import written_files
-from poller.sinks.files.csv_lines import CSV
 from poller.store import StateReader, last_beat, read_store
 
 PAGE = 1000  # records read at a time
@@ -45,6 +43,9 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
 
     A pattern such as `finished-%Y%m%d.jsonl` means all files that were written by it.
     """
+    from poller.sinks import written_files
+    from poller.sinks.files.csv_lines import CSV
+
     for path in files:
         for file_path in written_files(path) if "%" in path.name else [path]:
             try:

@@ -113,11 +113,13 @@ class RunOptions:
         from poller.app.event_loop import run_event_loop
         from poller.app.messages import Again
         from poller.app.process import run_process
+        from poller.app.signals import exit_code_kept
 
         if "-" in files and sys.stdin.isatty():
             typer.echo(f"poller: reading {fed} from the terminal, one a line; Ctrl-D ends them", err=True)
         again = Again(command=command_line())
-        code = run_event_loop(run_process(read_settings, files, os.environ, again))
+        with exit_code_kept():
+            code = run_event_loop(run_process(read_settings, files, os.environ, again))
         return Exit.ALL_COMPLETE if self.exit_zero and code is Exit.NOT_ALL_COMPLETE else code
 
 

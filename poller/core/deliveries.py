@@ -55,9 +55,9 @@ def check_answer(answer: object, batch: Sequence[Delivery]) -> None:
             raise TypeError(f"it returned {type(answer).__name__}, not Written or Retry")
 
 
-def _check_refused(refused: Mapping[int, str], taken: Sequence[Delivery]) -> None:
-    if not refused:
-        return
+def _check_refused(refused: object, taken: Sequence[Delivery]) -> None:
+    if not isinstance(refused, Mapping):
+        raise TypeError(f"it returned Written with refused={refused!r}, not a mapping of record numbers to reasons")
     if not all(isinstance(reason, str) for reason in refused.values()):
         raise TypeError("it returned Written with a reason in refused that is not text")
     if not refused.keys() <= {delivery.number for delivery in taken}:

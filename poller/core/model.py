@@ -236,6 +236,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
 
     outcome: Outcome
     limits: RateLimits = NO_LIMITS
+    credentials: bytes = b""  # `TokenSource.credentials` by then; empty: HubSpot gave no answer
 
 
 # --- deciding --------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Sink(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of files and connections. Called once, also after an error."""
+        """Let go of files and connections, within 10 s. Called once, also after an error."""
 
 
 class FeedStore(Protocol):
@@ -144,6 +144,9 @@ class StartStore(Protocol):
 
     async def underway(self, account: str) -> int:
         """Return how many tasks of rows have no outcome."""
+
+    async def unsure_due(self, account: str, limit: int) -> list[float]:
+        """Return when rows are due whose start got no answer and that are not leased: the earliest `limit`."""
 
     async def landed(self, account: str, limit: int) -> int:
         """Return how many rows became a file; counts no further than `limit`."""

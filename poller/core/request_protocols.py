@@ -14,6 +14,11 @@ from poller.core.starts import StartAnswer
 class TokenSource(Protocol):
     """The source of one account's bearer token. The token is never logged, stored or put into an exception."""
 
+    @property
+    def credentials(self) -> bytes:
+        """A hash of what the token that `token()` returned last came from: access tokens of one refresh token share it.
+        A state keeps it."""
+
     async def token(self) -> str:
         """Return the token to use now. Raises `ConfigError` where there is none; the message names the source."""
 

@@ -87,6 +87,7 @@ def printable(text: str) -> str:
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 1]}…"
 
 
+CUT_OFF = "?…"  # at the end of a URL that is not whole
 NO_RUN = "no poller is at work on this state: its tasks wait until a run continues"
 
 
@@ -108,3 +109,9 @@ def redacted_url(url: str) -> str:
         host, slash, path = rest.rpartition("@")[2].partition("/")
     shown = host if _HOSTS.fullmatch(host) else "***"
     return f"{scheme}{separator}{shown}{slash}{path}"[:LONGEST_URL]
+
+
+def shortened_url(url: str) -> str:
+    """Return a URL as `redacted_url`, marked where something of it is left out: another file may be at the rest."""
+    redacted = redacted_url(url)
+    return redacted if redacted == url else f"{redacted}{CUT_OFF}"

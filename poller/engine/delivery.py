@@ -12,10 +12,12 @@ from poller.core.deliveries import Delivery, Retry, Written, check_answer, check
 from poller.core.errors import ConfigError, GaveUp, OutputClosed, PollerError, SinkError, raise_error
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
+from poller.core.text import without_controls
 from poller.engine.metrics import Metrics
 
 log = structlog.get_logger("poller")
 
+CLOSE_WITHIN_S = 10.0  # a sink that hangs would keep the run from ending
 NONE_TAKEN_S = 1.0  # until the next try, where a sink took no record and gave no reason
 
 
@@ -84,14 +86,15 @@ class DeliveryLoop:
 
     def fail(self, error: PollerError) -> None:
         """Note that nothing can be delivered until a person acts. Called in place of `run` where `open` raised it."""
-        self.stopped_by, self.backlog_reason = error, str(error)
+        self.stopped_by, self.backlog_reason = error, _shown(str(error))
         log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
 
     async def close(self) -> None:
-        """Close the sink. A defect of it is logged: the others are closed all the same."""
+        """Close the sink, within `CLOSE_WITHIN_S`. A defect of it is logged: the others are closed all the same."""
         try:
             with self._defects_as_sink_errors("close"):
-                await self.sink.close()
+                async with asyncio.timeout(CLOSE_WITHIN_S):
+                    await self.sink.close()
         except PollerError as error:
             log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
@@ -126,7 +129,7 @@ class DeliveryLoop:
 
     async def _deliver(self, batch: Sequence[Delivery]) -> None:
         with self._defects_as_sink_errors("write"):
-            result = await self.sink.write(batch)
+            result = await self.sink.write(list(batch))  # its own: what it leaves in there is no answer
             check_answer(result, batch)
         match result:
             case Retry(reason=reason, wait_s=wait_s, position=position):
@@ -144,14 +147,14 @@ class DeliveryLoop:
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
                 self._metrics.dead[self.sink.name] += len(written.refused)
                 if written.refused:
-                    self.refusal = list(written.refused.values())[-1]
-                    reason = next(iter(written.refused.values()))
+                    reason, *_ = reasons = [_shown(each) for each in written.refused.values()]
+                    self.refusal = reasons[-1]
                     log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
             case _:
                 assert_never(result)
 
     def _note_failure(self, reason: str) -> None:
-        now = self._clock()
+        now, reason = self._clock(), _shown(reason)
         if self._failing_since is None:
             self._failing_since = now
         if reason != self.backlog_reason:
@@ -215,6 +218,11 @@ class DeliveryLoop:
         """Return from `run` as soon as everything is delivered."""
         self._ending = True
         self.wake()
+
+
+def _shown(reason: str) -> str:
+    """Return a sink's words in one line of text that pages and probes can show: a path need not be UTF-8."""
+    return without_controls(" ".join(reason.split()))
 
 
 def _is_cancelled() -> bool:

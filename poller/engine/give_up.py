@@ -9,7 +9,8 @@ from poller.core.model import REPORTING, Missing, Outcome, Refused, Throttled, U
 LIMITED_IN_A_ROW = 5  # 429s; fewer may be a window that is used up, however short `give_up_s` is
 REFUSALS_AT_START = 2  # for one reason in a row; one may be a token that was just being replaced
 NO_HOST_S = 20.0  # at the start: a name that cannot be resolved, or a host that answers otherwise, this long is wrong
-NOT_HUBSPOTS = ("unreadable_body", "not_an_object", "no_status")  # reasons of 2xx answers that HubSpot does not give
+# Reasons of 2xx answers that HubSpot does not give
+NOT_HUBSPOTS = ("unreadable_body", "not_an_object", "no_status", "empty_body")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class GiveUpWatch:
     def check(self, outcome: Outcome, now: float) -> None:
         """Take the next outcome. Raises `TokenRefused`, `ConfigError` or `GaveUp`."""
         if isinstance(outcome, REPORTING):  # as mostly
-            self._had_status = True
+            self._had_status |= outcome.status is not None
             self.forget()
             return
         match outcome:

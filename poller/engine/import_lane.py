@@ -68,7 +68,7 @@ class ImportLane(Lane):
         super().__init__(account, **lane)
         self._starts = starts
         self._starter = starter
-        self._progress = ImportProgress(account, starts, start_rules)
+        self._progress = ImportProgress(account, starts, start_rules, self._clock)
         self._on_trial_failed = on_trial_failed
         self._retries = retries
         self._trial_note = TrialNote(account, self._store)
@@ -91,7 +91,7 @@ class ImportLane(Lane):
 
     async def run(self) -> None:
         """Work until stopped, as `Lane.run`."""
-        await self._progress.begin()
+        self._repeat_at(await self._progress.begin())
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
             if self._retries is not None:
@@ -103,7 +103,7 @@ class ImportLane(Lane):
 
     async def release(self) -> None:
         """Resume the account on a person's word; a trial that failed begins again."""
-        await self._progress.begin_trial()
+        self._repeat_at(await self._progress.begin_trial())
         await super().release()
 
     def save(self) -> None:
@@ -236,6 +236,11 @@ class ImportLane(Lane):
                 self._finish_row(row, record)
             case _:
                 assert_never(decision)
+
+    def _repeat_at(self, due: Sequence[float]) -> None:
+        """Unsure rows of the trial that a run before left are due then."""
+        for due_at in due:
+            self._due_work.repeat_at(due_at)
 
     def _wake_for(self, row: Row, due_at: float) -> None:
         """The row is sent again then: an unsure one also while a trial lets no other row go."""

@@ -3,38 +3,49 @@
 import structlog
 
 from poller.core.model import Record
-from poller.core.protocols import StartStore
+from poller.core.protocols import Clock, StartStore
 from poller.core.starts import BACKLOG_COUNTED, ImportsReading, Row
 from poller.schedule.starts import StartRules
 from poller.schedule.trial import LANDED_ENOUGH, Trial
 
 log = structlog.get_logger("poller")
 
+STUCK_AFTER_S = 600.0  # imports from before a trial hold its rows back no longer: they may be of another file
+
 
 class ImportProgress:
     """Decides whether another row may be started."""
 
-    def __init__(self, account: str, starts: StartStore, rules: StartRules) -> None:
+    def __init__(self, account: str, starts: StartStore, rules: StartRules, clock: Clock) -> None:
         self.rules = rules
         self.unstarted = 0  # counted in the state now and then, and down with each start
         self.accepted = 0  # by this process
         self._account = account
         self._starts = starts
+        self._clock = clock
         self._trial = Trial(rules.trial)
+        self._trial_began_at = 0.0
+        self._earlier = 0  # imports that were under way when the trial began
         self._underway = 0
         self._in_hand = 0  # rows at a worker
 
-    async def begin(self) -> None:
-        """Begin with what earlier runs left."""
+    async def begin(self) -> list[float]:
+        """Begin with what earlier runs left. Returns as `begin_trial`."""
         self._underway = await self._starts.underway(self._account)
-        await self.begin_trial()
+        return await self.begin_trial()
 
-    async def begin_trial(self) -> None:
-        """Begin a trial, unless enough has landed: imports under way are its first rows."""
+    async def begin_trial(self) -> list[float]:
+        """Begin a trial, unless enough has landed: imports under way are its first rows, and those whose start got no
+        answer. Returns when the latter are due."""
+        size = self.rules.trial
         landed = await self._starts.landed(self._account, LANDED_ENOUGH)
-        self._trial = Trial(self.rules.trial, landed=landed, underway=self._underway + self._in_hand)
+        self._trial = Trial(size, landed=landed)
+        unsure = [] if self._trial.is_over else await self._starts.unsure_due(self._account, size)
+        self._trial = Trial(size, landed=landed, underway=self._underway + self._in_hand + len(unsure))
+        self._trial_began_at, self._earlier = self._clock(), self._underway
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self._account, rows=begun.rows, needed=begun.needed)
+        return unsure
 
     async def count_unstarted(self) -> None:
         """Count the rows to start."""
@@ -58,6 +69,9 @@ class ImportProgress:
 
     def may_start(self) -> bool:
         """Whether the limit of imports under way, and the trial, let another row go."""
+        if self._earlier and self._trial.holds and self._clock() - self._trial_began_at >= STUCK_AFTER_S:
+            self._trial.overtake(self._earlier)
+            self._earlier = 0
         return self._underway + self._in_hand < self.rules.underway and not self._trial.holds
 
     # --- a row, from its claim to its outcome

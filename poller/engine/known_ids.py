@@ -17,8 +17,13 @@ DETAIL = (
     "to be known. Use the token of the account that started them; if they are old, set polling.trust_unknown"
 )
 DETAIL_OF_WITNESS = (
-    "HubSpot does not know a task any more whose status it reported within the last hour: the token is another "
-    "account's. Use the token of the account that started these imports"
+    "HubSpot does not know a task any more whose status it reported within the last hour, to the same token. "
+    "Unknown ids wait until it knows one again, or the hour is over"
+)
+DETAIL_OF_OTHER = (
+    "HubSpot knows no id by this token, though it knew some by the one before: the token is another account's, or "
+    "these imports are too old to be known. Use the token of the account that started them; if it is, set "
+    "polling.trust_unknown"
 )
 
 
@@ -28,13 +33,16 @@ class KnownIds:
     The witness is a task whose status it reported before: in doubt the lane polls that one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown_by: bytes = b"") -> None:
+        """`shown_by`: the credentials to which HubSpot reported a status last, in an earlier run or by other settings;
+        empty: none are known. By others no unknown id is believed before it has reported one."""
+        self.shown_by = shown_by
         self._shown_at = -math.inf  # when the latest poll left to which HubSpot reported a status, by these settings
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
+        self._is_decided = False  # an id was unknown twice since, or the witness
         self.is_witness_silent = False  # its latest poll brought neither a status nor that it is unknown
-        self._detail: str | None = None  # why the account is a wrong one
 
     def doubts_all(self) -> bool:
         """Return whether so many ids in a row are unknown that the witness should show whether any is known."""
@@ -50,24 +58,32 @@ class KnownIds:
         if of_witness:
             self.is_witness_silent = not isinstance(answer.outcome, Missing)
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
-            self._shown_at = max(self._shown_at, asked_at)  # by the token of then
-            self.is_witness_silent = False
-            if self._unknown:
-                self._unknown.clear()
-                self._is_witness_unknown, self._detail = False, None
+            self._note_status(answer.credentials, asked_at)
             return answer
         if not isinstance(answer.outcome, Missing):
             return answer
         if task.key not in self._unknown:
             self._unknown.add(task.key)
             self._latest_new_at = now
-        if of_witness:
-            self._is_witness_unknown = True
-            if now - self._shown_at < FORGOTTEN_AFTER_S:
-                self._detail = DETAIL_OF_WITNESS
+        self._is_witness_unknown |= of_witness
+        self._is_decided |= of_witness or task.missing_at is not None
+        detail = self._why_wrong(answer, now)
+        return answer if detail is None else replace(answer, outcome=_refused(detail, answer.outcome))
+
+    def _note_status(self, credentials: bytes, asked_at: float) -> None:
+        if asked_at >= self._shown_at:  # by the token of then
+            self._shown_at, self.shown_by = asked_at, credentials
+        self.is_witness_silent = self._is_witness_unknown = self._is_decided = False
+        self._unknown.clear()
+
+    def _why_wrong(self, answer: Answer, now: float) -> str | None:
+        """Return why an unknown id shows that the account is a wrong one; None where it does not."""
+        if self._is_decided and self.shown_by and answer.credentials != self.shown_by:
+            return DETAIL_OF_OTHER
         if len(self._unknown) >= ALL_UNKNOWN:
-            self._detail = self._detail or DETAIL
-        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail, answer.outcome))
+            return DETAIL
+        is_too_soon = self._is_witness_unknown and now - self._shown_at < FORGOTTEN_AFTER_S
+        return DETAIL_OF_WITNESS if is_too_soon else None
 
     def holds(self, task: Task, now: float, missing_again_s: float) -> bool:
         """Return whether the unknown id of `task` is no outcome yet: nothing shows since that HubSpot knows ids of the

@@ -10,21 +10,22 @@ import structlog
 from msgspec import Struct
 
 from poller.core.errors import PollerError, raise_error
-from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import ANSWERING, REPORTING, Finish, Missing, Outcome, PollAgain, Record, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
+from poller.core.proof import Proof
 from poller.core.protocols import Clock, PollStore
 from poller.core.record import render
 from poller.core.request_protocols import Gate, GateClosed, RightLost, StatusClient
 from poller.core.starts import ImportsReading
+from poller.engine.account_notes import AccountNotes
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.known_ids import KnownIds
 from poller.engine.recorder import Polled, Recorder
-from poller.engine.witness import Witness
+from poller.engine.witness import Witness, doubted, known_task
 from poller.schedule import AccountTiming
-from poller.schedule.policy import Polling, decide
+from poller.schedule.policy import Polling, age_of, decide
 from poller.schedule.slowest import KnownDurations, learned
 
 log = structlog.get_logger("poller")
@@ -84,17 +85,18 @@ class Lane:
         )
         self._answered: list[Answered] = []
         self._workers = 0
-        self._kept_limit: LearnedLimit | None = None
+        self._notes = AccountNotes(account, store, clock)
         self._witness = Witness()
         self._known_ids = KnownIds()
         self.on_given_up: Callable[[PollerError], None] = (
             raise_error  # called for each outcome by which the run should end
         )
 
-    def know(self, task: Task) -> None:
+    def know(self, proof: Proof) -> None:
         """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered, and
         whether the token is the account's."""
-        self._witness.task = task
+        self._witness.task = known_task(self.account, proof.task_id)
+        self._known_ids = KnownIds(proof.credentials)
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -110,7 +112,7 @@ class Lane:
             self._recorder.end()
         self._due_tasks.release()
         self.keep_knowledge()
-        self._keep_limit()
+        self._notes.note_limit(self.gate.reading())
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
     def _start_workers(self, workers: asyncio.TaskGroup) -> None:
@@ -132,8 +134,10 @@ class Lane:
                 asked, asked_at = self._whom_to_ask(task), self._clock()
                 answer = await self._client.poll(asked)
                 now, of_witness = self._clock(), asked is not task
-                if not self._polling.trust_unknown:
-                    answer = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
+                is_overdue = age_of(asked, now, self.gate.paused_s) >= self._polling.deadline_s
+                answer = doubted(answer, asked, is_witness=of_witness, is_overdue=is_overdue)
+                checked = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
+                answer = answer if self._polling.trust_unknown else checked
                 slot.answered(answer, of_witness=of_witness)
         except GateClosed:
             self._store.release([task])
@@ -176,7 +180,7 @@ class Lane:
         """Give `task` back to the queue: its request was spent on `probe`."""
         self._store.release([task])
         self.wake()
-        self._witness.note(probe, outcome)
+        self._witness.note(probe, outcome, now=self._clock())
         self._log_probe(probe, outcome)
         self._check_patience(outcome, self._clock())
 
@@ -225,7 +229,7 @@ class Lane:
             rng=self._rng,
             learned_gap_s=learned_gap_s,
         )
-        self._witness.note(task, outcome)
+        self._witness.note(task, outcome, now=now)
         match decision:
             case PollAgain():
                 return decision, None
@@ -236,8 +240,9 @@ class Lane:
                 assert_never(decision)
 
     def _holds_unknown(self, task: Task, now: float) -> bool:
-        polling = self._polling
-        return not polling.trust_unknown and self._known_ids.holds(task, now, polling.missing_again_s)
+        again_s, trusts = self._polling.missing_again_s, self._polling.trust_unknown
+        is_doubted = self._witness.doubts_unknown(task, now, again_s)
+        return is_doubted or (not trusts and self._known_ids.holds(task, now, again_s))
 
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:
@@ -273,19 +278,13 @@ class Lane:
         if not self._recorder.ended:
             state = replace(self.gate.state(), active_at=self._clock(), clean=False)
             self._store.save_account(self.account, state)
-            self._keep_limit()
+            self._notes.note_limit(self.gate.reading())
+            self._note_proof()
 
-    def _keep_limit(self) -> None:
-        """Note the limit that HubSpot's answers show: for forecasts by others, and for the account's next owner."""
-        reading = self.gate.reading()
-        if reading.reported is None:
-            return
-        limit = LearnedLimit(requests=reading.window_limit, window_s=reading.window_s)
-        if reading.reported != limit.reported:
-            limit = limit.beside(*reading.reported)
-        if limit != self._kept_limit:
-            self._kept_limit = limit
-            self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
+    def _note_proof(self, *, at_once: bool = False) -> None:
+        if self._witness.task is not None and self._known_ids.shown_by:
+            proof = Proof(task_id=self._witness.task.task_id, credentials=self._known_ids.shown_by)
+            self._notes.note_proof(proof, at_once=at_once)
 
     @property
     def durations(self) -> KnownDurations | None:
@@ -311,7 +310,8 @@ class Lane:
         await self._store.flush()
 
     def keep_knowledge(self) -> None:
-        """Save what was learned about when to poll."""
+        """Save what was learned about when to poll, and a task that HubSpot still knows."""
+        self._note_proof(at_once=True)
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge(self._clock()))
 
@@ -333,11 +333,11 @@ class Lane:
         timing: AccountTiming | None,
         limits: GiveUpRules,
     ) -> None:
-        """Use other settings from the next poll on. What those before showed of the account's ids may be of another
-        account, or of another status path."""
+        """Use other settings from the next poll on. When those before showed the account's ids may be of another
+        status path."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
-        self._known_ids = KnownIds()
+        self._known_ids = KnownIds(self._known_ids.shown_by)
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

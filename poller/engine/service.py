@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
-from poller.core.deliveries import Selection
 from poller.core.errors import PollerError, TooManyFailures
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, FeedStore, Store
 from poller.engine.cancelling import cancel
-from poller.engine.delivery import DeliveryLoop
+from poller.engine.deliveries import Deliveries
 from poller.engine.failures import FailureWatch, log_dominated
 from poller.engine.history import History
 from poller.engine.ingest import Ingest
@@ -22,8 +21,6 @@ from poller.engine.upkeep import Upkeep
 from poller.sources import Source
 
 log = structlog.get_logger("poller")
-
-SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
 class Service:
@@ -47,7 +44,6 @@ class Service:
     ) -> None:
         """`feed_store`: where sources store their lines, if not in `store` itself. `trial`: see `FailureWatch`."""
         self.lanes: dict[str, Lane] = {}
-        self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
         self.stopped_by: PollerError | None = None  # why it drains, unless for a signal
@@ -55,7 +51,6 @@ class Service:
         self._store = store
         self.feed_store: FeedStore = feed_store or store
         self._metrics = metrics
-        self._clock = clock
         self.endless = endless  # the run waits for more work
         self._shutdown_s = shutdown_s
         self._upkeep = Upkeep(store, metrics, clock, lanes=self.lanes, history=self.history, retention_s=retention_s)
@@ -66,10 +61,11 @@ class Service:
         self.on_lane_ended: Callable[[Lane], Awaitable[None]] = _nothing_to_give  # called once all is recorded
         self.on_fenced: Callable[[Fenced], None] = lambda _error: None  # this member of a fleet was buried
         self._polling: asyncio.TaskGroup | None = None
-        self._delivering: asyncio.TaskGroup | None = None
-        self._is_finishing = False  # nothing more finishes: loops end once they have delivered everything
-        self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
+        self._at_work: dict[Lane, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
+        self.deliveries = Deliveries(
+            store, metrics, on_stopped=self._end_if_no_sink_left, on_given_up=self.end_with, on_fenced=self._note_fenced
+        )
         self.ingest = Ingest(
             self.feed_store,
             sources,
@@ -94,6 +90,8 @@ class Service:
         """Run to the end of the work, or until `drain`. Return False when draining took longer than allowed."""
         try:
             async with asyncio.timeout(self._shutdown_s if self.draining else None) as self._limit:
+                if (until := self._limit.when()) is not None:
+                    self.deliveries.drain(until)
                 await self._run()
         except TimeoutError:
             if self._limit is None or not self._limit.expired():
@@ -106,12 +104,10 @@ class Service:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as delivering:
-            self._delivering = delivering
-            for loop in self.delivery_loops:
-                self._start_delivery(loop)
+            self.deliveries.start(delivering)
             periodic_tasks = [delivering.create_task(each) for each in self._upkeep.loops()]
             await self._poll_until_done()
-            await self._deliver_rest()
+            await self.deliveries.finish(self._changing)
             for task in periodic_tasks:
                 task.cancel()
 
@@ -127,20 +123,6 @@ class Service:
             for lane in self.lanes.values():
                 lane.stop()
 
-    async def _deliver_rest(self) -> None:
-        """Return once each sink has everything, those that a reload opens meanwhile included."""
-        self._is_finishing = True
-        for loop in self.delivery_loops:
-            loop.end()
-        while True:
-            async with self._changing:  # a sink that is being exchanged is not at work
-                works = self._at_work.items()
-                left = [task for work, task in works if isinstance(work, DeliveryLoop) and not task.done()]
-                if not left:
-                    self._delivering = None
-                    return
-            await asyncio.wait(left)
-
     # --- changes while it runs
 
     @asynccontextmanager
@@ -149,7 +131,7 @@ class Service:
         async with self._changing:
             yield
         self._end_if_idle()
-        self._end_if_no_sink_is_left()
+        self._end_if_no_sink_left()
 
     def begin_lane(self, lane: Lane) -> None:
         """Start an account's lane; does nothing in a run that is ending."""
@@ -185,18 +167,12 @@ class Service:
     async def drop_lanes(self) -> None:
         """Stop every lane at once, also those that finish their polls in flight."""
         self.lanes.clear()
-        for lane in [each for each in self._at_work if isinstance(each, Lane)]:
+        for lane in list(self._at_work):
             await self._cancel(lane)
 
-    async def drop_delivery(self, loop: DeliveryLoop) -> None:
-        """Stop a delivery at once and close its sink: nothing of it may be noted any more."""
-        self.delivery_loops = [each for each in self.delivery_loops if each is not loop]
-        await self._cancel(loop)
-        await loop.close()
-
-    async def _cancel(self, work: Lane | DeliveryLoop) -> None:
-        work.stop()
-        if (task := self._at_work.pop(work, None)) is not None:
+    async def _cancel(self, lane: Lane) -> None:
+        lane.stop()
+        if (task := self._at_work.pop(lane, None)) is not None:
             await cancel(task)
 
     def _note_fenced(self, errors: BaseExceptionGroup[Fenced]) -> None:
@@ -206,71 +182,18 @@ class Service:
             else:
                 self.on_fenced(error)
 
-    def begin_delivery(self, loop: DeliveryLoop) -> None:
-        """Deliver to an open sink; it replaces one of the same name."""
-        names = [each.sink.name for each in self.delivery_loops]
-        if loop.sink.name in names:
-            self.delivery_loops[names.index(loop.sink.name)] = loop
-        else:
-            self.delivery_loops.append(loop)
-        self._start_delivery(loop)
-
-    def _start_delivery(self, loop: DeliveryLoop) -> None:
-        loop.on_stopped, loop.on_given_up = self._end_if_no_sink_is_left, self.end_with
-        if self._delivering is None or loop.stopped_by is not None:
-            return
-        if self._is_finishing:
-            loop.end()
-        if (left_s := self.drain_left_s) is not None:
-            loop.drain(asyncio.get_running_loop().time() + left_s)
-        self._at_work[loop] = self._delivering.create_task(self._run_delivery(loop))
-
-    async def _run_delivery(self, loop: DeliveryLoop) -> None:
-        try:
-            await loop.run()
-        except* Fenced as errors:
-            self._note_fenced(errors)
-
-    async def end_delivery(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
-        """Close a sink after its current write; with `is_to_deliver`, after its whole outbox, within `SINK_END_S`."""
-        if (task := self._at_work.pop(loop, None)) is not None:
-            if is_to_deliver:
-                loop.end()
-                await asyncio.wait([task], timeout=SINK_END_S)
-            loop.stop()
-            await asyncio.wait([task], timeout=SINK_END_S)
-            await cancel(task)
-        await loop.close()
-
-    async def retry_dead_letters(self, sink: str, task_ids: frozenset[str] | None = None) -> int:
-        """Put a sink's dead letters back into its outbox, or only those of these tasks; return how many. Raises
-        `ConfigError` for a sink that the state does not know."""
-        retried = await self._store.replay(sink, Selection(dead=True, task_ids=task_ids))
-        self._metrics.retried[sink] += retried
-        for loop in self.delivery_loops:
-            if loop.sink.name == sink:
-                loop.wake()
-        log.info("sink.retried", sink=sink, records=retried)
-        return retried
-
-    async def close_sinks(self) -> None:
-        """Close every sink: the run is over, or could not start."""
-        for loop in self.delivery_loops:
-            await loop.close()
-
     def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None, trial: int) -> None:
         """Use other settings from now on."""
         self.failures.apply(trial=trial)
         self._upkeep.retention_s, self._shutdown_s = retention_s, shutdown_s
-        for loop in self.delivery_loops:
-            loop.apply(give_up_s=give_up_s)
+        self.deliveries.apply(give_up_s=give_up_s)
 
     # --- what happens
 
     def pauses(self) -> dict[str, str]:
         """Return the paused lanes and failing sinks, each with its reason."""
         lanes = {lane.account: lane.gate.pause for lane in self.lanes.values()}
-        sinks = {loop.sink.name: loop.backlog_reason for loop in self.delivery_loops}
+        sinks = {loop.sink.name: loop.backlog_reason for loop in self.deliveries.loops}
         return {name: str(reason) for name, reason in (lanes | sinks).items() if reason is not None}
 
     def _on_chunk(self, chunk: Chunk, added: Added) -> None:
@@ -284,8 +207,7 @@ class Service:
         for record in records:
             self.history.finish(record)
             self._watch_failures(record)
-        for loop in self.delivery_loops:
-            loop.wake()
+        self.deliveries.wake()
         self._end_if_idle()
 
     def _watch_failures(self, record: Record) -> None:
@@ -337,11 +259,9 @@ class Service:
         until = self._limit.when() if self._limit is not None else None
         return None if until is None else max(0.0, until - asyncio.get_running_loop().time())
 
-    def _end_if_no_sink_is_left(self) -> None:
+    def _end_if_no_sink_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""
-        if self.is_member or not self.delivery_loops or self._changing.locked():
-            return
-        if all(loop.stopped_by is not None for loop in self.delivery_loops):
+        if self.deliveries.are_all_stopped and not self.is_member and not self._changing.locked():
             self.ending.set()
 
     def drain(self) -> None:
@@ -353,8 +273,7 @@ class Service:
             if self._limit is not None:
                 until = asyncio.get_running_loop().time() + self._shutdown_s
                 self._limit.reschedule(until)
-                for loop in self.delivery_loops:
-                    loop.drain(until)
+                self.deliveries.drain(until)
 
 
 async def _nothing_to_give(_lane: Lane) -> None:

@@ -1,11 +1,19 @@
-"""Decides whom a failed poll concerns: the account, or a task that is broken by itself while others are answered."""
+"""Decides whom a poll concerns that brought no status: the account, or its task alone while others are answered."""
+
+import math
+
+from msgspec.structs import replace
 
 from poller.core.accounts import Pause
-from poller.core.model import Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
+from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
 
 BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 BROKEN = "tasks that are broken by themselves"
-REMEMBERED = 50  # polls over which the share of failed ones is averaged
+REMEMBERED = 50  # polls over which the share of failed ones, and that of unknown ids, is averaged
+JUST_FED_S = 3600.0  # HubSpot forgets no status so soon: an id that it reported and that is unknown now is an error
+EMPTY = "empty_body"  # a reason of `Unreachable`
+MISTAKEN = 1e-6  # how likely it may be that HubSpot knows an id that was unknown at each of its polls
+MOST_MISTAKEN = 0.63  # share of answers; beyond it, too, thirty polls of an unknown id are enough
 
 
 class Witness:
@@ -15,32 +23,34 @@ class Witness:
     def __init__(self) -> None:
         self.task: Task | None = None  # the latest with a status from HubSpot
         self.failed_share = 0.0  # of the latest polls, those of tasks that are broken by themselves left out
+        self._unknown_share = 0.0  # of the latest polls of ids whose status was known before: those that were unknown
+        self._known_polls = 0  # these polls, up to `REMEMBERED`
         self._answered = 0  # good answers so far
         self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
         self.is_in_doubt = False  # the latest poll failed
         self._is_turn = False
 
-    def note(self, task: Task, outcome: Outcome) -> None:
+    def note(self, task: Task, outcome: Outcome, *, now: float) -> None:
         """Note the outcome of a poll of `task`."""
         match outcome:
-            case Running() | Finished():
-                self._succeed(task)
-                self.task = task
-            case Missing():
-                self._succeed(task)
+            case Running() | Finished() | Missing():
+                self._answered += 1
+                self.is_in_doubt = False
+                if self._failing:
+                    self._failing.pop(task.key, None)
+                self.failed_share -= self.failed_share / REMEMBERED
+                is_unknown = isinstance(outcome, Missing)
+                if not is_unknown:
+                    self.task = task
+                if task.status is not None and task.missing_at is None and now - task.fed_at < JUST_FED_S:
+                    self._known_polls = min(self._known_polls + 1, REMEMBERED)
+                    self._unknown_share += (is_unknown - self._unknown_share) / self._known_polls
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
                     self.failed_share += (1.0 - self.failed_share) / REMEMBERED
                 self.is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
-
-    def _succeed(self, task: Task) -> None:
-        self._answered += 1
-        self.is_in_doubt = False
-        if self._failing:
-            self._failing.pop(task.key, None)
-        self.failed_share -= self.failed_share / REMEMBERED
 
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""
@@ -49,6 +59,14 @@ class Witness:
     def others_answered(self, task: Task) -> bool:
         """Return whether other tasks were answered since this one's latest failed poll."""
         return task.key in self._failing and self._answered > self._failing[task.key][1]
+
+    def doubts_unknown(self, task: Task, now: float, missing_again_s: float) -> bool:
+        """Return whether `task`, unknown again, may be known: where some answers are wrong, such as those of one server
+        of many, more polls must agree."""
+        if task.missing_at is None or self._unknown_share <= MISTAKEN**0.5:  # two agree by accident seldom enough
+            return False
+        polls = math.ceil(math.log(MISTAKEN) / math.log(min(self._unknown_share, MOST_MISTAKEN)))
+        return now - task.missing_at < (polls - 1) * missing_again_s
 
     def subject(self, task: Task) -> object:
         """Return whose failure a failed poll of `task` would be: the same one for all that are broken by themselves."""
@@ -72,6 +90,17 @@ class Witness:
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task
+
+
+def doubted(answer: Answer, asked: Task, *, is_witness: bool, is_overdue: bool) -> Answer:
+    """Return a failed poll in place of an empty answer that means nothing: HubSpot has named the status of `asked`
+    before, or `asked` would be given up by it. Any host can answer 200 or 204 without a body."""
+    outcome = answer.outcome
+    if not isinstance(outcome, Running) or outcome.status is not None:
+        return answer
+    if not (is_witness or is_overdue or asked.status is not None):
+        return answer
+    return replace(answer, outcome=Unreachable(reason=EMPTY, correlation_id=outcome.correlation_id))
 
 
 def known_task(account: str, task_id: str) -> Task:

@@ -139,9 +139,12 @@ _WRONG_PATH = "this API path does not exist. Check base_url and status_path, who
 
 
 def is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
-    """Return whether an error answer is HubSpot's own and not a proxy's, a gateway's or another service's."""
+    """Return whether an error answer is HubSpot's own and not a proxy's, a gateway's or another service's. Those of
+    gateways may have a `correlationId`, too, but their `status` is a number (Spring, problem details of RFC 9457)."""
     if header(headers, "X-HubSpot-Correlation-Id"):
         return True
+    if isinstance((problem or {}).get("status"), int):
+        return False
     words = [(problem or {}).get(name) for name in ("correlationId", "category")]
     return any(isinstance(word, str) and word for word in words)
 
@@ -338,5 +341,6 @@ def _scopes(problem: JsonObject | None) -> list[str]:
 
 
 def _policy(problem: JsonObject | None) -> Literal["window", "daily"]:
-    name = (problem or {}).get("policyName")
+    problem = problem or {}
+    name = problem.get("policyName", problem.get("message"))  # "You have reached your daily limit."
     return "daily" if isinstance(name, str) and "DAILY" in name.upper() else "window"

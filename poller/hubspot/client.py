@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 import structlog
+from msgspec.structs import replace
 from yarl import URL
 
 from poller import __version__
@@ -21,12 +22,13 @@ from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
+from poller.core.shared_timeout import SharedTimeout
 from poller.core.task_id import in_path
 from poller.hubspot.body import BodyTooLarge, read_body
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
-from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
+from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import refusal_of
 
@@ -208,6 +210,7 @@ class HubSpotClient:
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
+                credentials = self._tokens.credentials
                 answer = await self._request(self._sample, token, task, id_in_path)
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
@@ -226,7 +229,7 @@ class HubSpotClient:
             return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
-        return answer
+        return replace(answer, credentials=credentials)
 
     async def _request(self, host: URL, token: str, task: Task, id_in_path: str) -> Answer:
         fresh = task.missing_at is not None or not self._expects_task_ids

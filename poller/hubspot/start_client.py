@@ -12,6 +12,7 @@ from yarl import URL
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
 from poller.core.request_protocols import RightLost, TokenSource
+from poller.core.shared_timeout import SharedTimeout
 from poller.core.starts import RIGHT_LOST, StartAnswer
 from poller.hubspot.body import read_body
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
@@ -24,7 +25,6 @@ from poller.hubspot.client import (
     trouble_of,
 )
 from poller.hubspot.connection import HostPool
-from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import refusal_of
 

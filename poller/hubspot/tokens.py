@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class EnvToken:
     """A token in an environment variable, which cannot change while the process runs."""
 
     def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        self.credentials = b""
         self._name, self._environ = name, environ
         self._token: str | None = None
 
@@ -58,6 +60,7 @@ class EnvToken:
         """Return the variable's value. Raises `ConfigError` where it is not set or cannot be a token."""
         if self._token is None:
             self._token = secret_in_env(self._name, self._environ)
+            self.credentials = _hash(self._token)
         return self._token
 
     def refused(self, token: str) -> None:
@@ -71,6 +74,7 @@ class FileToken:
     """A token in a file, such as a Docker or Kubernetes secret; re-read when refused and when the file changes."""
 
     def __init__(self, path: Path) -> None:
+        self.credentials = b""
         self._path = path
         self._token: str | None = None
         self._seen: tuple[int, ...] = ()
@@ -81,6 +85,7 @@ class FileToken:
         if self._token is None or identity != self._seen:
             self._token, self._seen = None, identity
             self._token = secret_in_file(self._path)
+            self.credentials = _hash(self._token)
         return self._token
 
     def refused(self, token: str) -> None:
@@ -120,6 +125,7 @@ class OAuthToken:
         carry_out: CarryOut,
         clock: Clock,
     ) -> None:
+        self.credentials = b""
         self._client_id, self._client_secret = client_id, client_secret
         self._refresh_token, self._file = refresh_token, refresh_token_file
         self._file_seen: tuple[int, ...] = ()  # the file's identity when it was last read or written …
@@ -189,6 +195,7 @@ class OAuthToken:
         access, renewed = _granted(status, body, began_at)
         if renewed is not None and renewed != form["refresh_token"]:
             self._keep(renewed)
+        self.credentials = _hash(f"{self._client_id} {renewed or form['refresh_token']}")
         log.info("token.renewed", life_s=round(access.ends_at - began_at))
         return access
 
@@ -239,6 +246,10 @@ class OAuthToken:
         else:
             if was_late:
                 log.info("token.kept")
+
+
+def _hash(secret: str) -> bytes:
+    return blake2b(secret.encode(), digest_size=16).digest()
 
 
 def _identity(path: Path) -> tuple[int, ...]:

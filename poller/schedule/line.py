@@ -23,7 +23,7 @@ VOTES = 5
 VOTES_EACH = 3  # polls in vain of one import that vote, until an import is completed: a stuck one is no delay
 IDLE_S, IDLE_PLACES = 30.0, 16.0  # an import requested so long, and as long as so many take, after its prediction …
 IDLE_SEEN = 2  # … or so many of them, show that the line had run empty: it begins with the first of them
-FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
+FAR = 0.9  # of the latest finished imports are at smaller places than those that show a delay
 LATEST_S = 15.0  # after the predicted completion, a poll was made
 SCOUTS = 32  # one import of this many is polled half way, in case that the line is faster
 SCOUT_S = 60.0
@@ -141,12 +141,13 @@ class Line:
         places = _middle([place for place, _ in later]) - _middle([place for place, _ in earlier])
         seconds = _middle(sorted([at for _, at in later])) - _middle(sorted([at for _, at in earlier]))
         self.pace_s = max(0.0, seconds / places) if places > 0 else 0.0
-        self._far = by_place[int(len(by_place) * FAR)][0]
 
     def _anchor(self) -> None:
         """Where the line was at the latest completions."""
         latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=itemgetter(1))[-ANCHORED:]
-        self._place, self._at = _middle(sorted([place for place, _ in latest])), _middle([at for _, at in latest])
+        places = sorted([place for place, _ in latest])
+        self._place, self._at = _middle(places), _middle([at for _, at in latest])
+        self._far = places[int(len(places) * FAR)]
 
 
 def _middle(ordered: Sequence[float]) -> float:

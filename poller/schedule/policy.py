@@ -91,19 +91,14 @@ def decide(
     `failed_share` of the account's latest polls failed: the more, the less one failed poll says about its task.
     `learned_gap_s` is learned timing's gap for a running task.
     """
-    paused_s = paused_s - task.paused_base_s if paused_s > task.paused_base_s else 0.0
-    age_s = now - task.fed_at - paused_s if now - task.fed_at > paused_s else 0.0
+    age_s = age_of(task, now, paused_s)
     overdue = age_s >= polling.deadline_s
     match outcome:
         case Running():
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            gap_s = min(gap_s, polling.deadline_s - age_s)
-            if outcome.status is None and task.status is not None:
-                doublings = doublings_each(failed_share) * task.errors
-                return _poll_again_empty(task, now, min(gap_s, _failure_gap_s(doublings, polling, rng, 0.0)))
-            return _poll_again_running(outcome, now, gap_s)
+            return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
         case Finished():
             return Finish(kind=_finished_kind(outcome, polling))
         case Missing():
@@ -119,6 +114,12 @@ def decide(
             return _poll_again_failed(task, now, _failure_gap_s(doublings, polling, rng, _asked_s(outcome)))
         case _:
             assert_never(outcome)
+
+
+def age_of(task: Task, now: float, paused_s: float) -> float:
+    """Return how long a task waits, without its account's pauses; `paused_s` is the account's paused time so far."""
+    paused_s = paused_s - task.paused_base_s if paused_s > task.paused_base_s else 0.0
+    return now - task.fed_at - paused_s if now - task.fed_at > paused_s else 0.0
 
 
 def _finished_kind(outcome: Finished, polling: Polling) -> Kind:
@@ -154,11 +155,6 @@ def _poll_again_running(outcome: Running, now: float, gap_s: float) -> PollAgain
         seen_at=now,
         started_at=outcome.started_at,
     )
-
-
-def _poll_again_empty(task: Task, now: float, gap_s: float) -> PollAgain:
-    """An empty body, though HubSpot named the task's status before: as good as a failed poll, and as soon repeated."""
-    return PollAgain(at=now + gap_s, errors=task.errors + 1, status=task.status, seen_at=now)
 
 
 def _poll_again_failed(task: Task, now: float, gap_s: float) -> PollAgain:

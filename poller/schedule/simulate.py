@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from poller.schedule.learned import PollPlanner
 from poller.schedule.poll_order import PollOrder
-from poller.schedule.standstill import Standstill
+from poller.schedule.standstill import HOUR_S, Standstill
 
 MOST_PLAYED = 4000  # of more tasks this many are played, at the same share of the rate limit
+STEP = 1.05  # of the time so far, what of a long standstill is played in one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,9 @@ class _Queue:
         """When the next one is due; infinity: none waits."""
         return min([waiting[0].due_at for waiting in (self._first, self._again) if waiting], default=math.inf)
 
+    def __len__(self) -> int:
+        return len(self._first) + len(self._again)
+
     def add(self, due_at: float, number: int, age_s: float, polls: int) -> None:
         self._turns += 1
         heapq.heappush(self._again, _Due(due_at, self._turns, number, age_s, polls))
@@ -91,6 +95,17 @@ class _Queue:
         if self._again and self._again[0].due_at <= now and self._order.takes(self._first[0], self._again[0], chance):
             return heapq.heappop(self._again)
         return heapq.heappop(self._first)
+
+    def ends_at(self, courses: Sequence[Course]) -> float:
+        """When the first of them is finished; infinity: none ever is."""
+        return min(courses[each.number].took_s - courses[each.number].age_s for each in (*self._first, *self._again))
+
+    def seen_unfinished(self, courses: Sequence[Course], now: float, learned: PollPlanner) -> None:
+        """Teach that those that were polled before are unfinished now."""
+        for index, each in enumerate(self._again):
+            age_s = now + courses[each.number].age_s
+            learned.learn(each.before_s, age_s, finished=False)
+            self._again[index] = each._replace(before_s=age_s)
 
     def take_any(self, now: float) -> _Due:
         """Return any of those that are due: a poll of a standstill is of one at random."""
@@ -111,6 +126,7 @@ def _play(
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     queue = _Queue(len(courses), 0.0 if learned is None else learned.first_poll_s)
     standstill = Standstill(is_new=learned is not None and not learned.hazard.finished)
+    after_s = gap_s if learned is None else learned.gap_s
     polls, now, stood_until, late_s = 0, -spacing_s, -math.inf, []
 
     def chance(each: _Due) -> float:
@@ -120,6 +136,9 @@ def _play(
         now = max(due_at, now + spacing_s)
         if now < deadline_s and standstill.lasts(now):
             stood_until = now = max(now, standstill.sleeps_until)
+            if standstill.length_s(now) > HOUR_S:
+                in_vain, now = _pass_over(queue, courses, standstill, after_s, now, deadline_s, learned)
+                polls, stood_until = polls + in_vain, now
             standstill.take_turn(now)
             each = queue.take_any(now)
         else:
@@ -138,9 +157,29 @@ def _play(
         if course.took_s <= age_s:
             late_s.append(min(age_s - course.took_s, now))
         elif now < deadline_s:
-            wait_s = gap_s(now) if learned is None else learned.gap_s(age_s)
-            queue.add(min(now + wait_s, deadline_s), each.number, age_s, each.polls + 1)
+            queue.add(min(now + after_s(age_s), deadline_s), each.number, age_s, each.polls + 1)
     return polls, max(0.0, now), late_s
+
+
+def _pass_over(
+    queue: _Queue,
+    courses: Sequence[Course],
+    standstill: Standstill,
+    after_s: Callable[[float], float],
+    now: float,
+    deadline_s: float,
+    learned: PollPlanner | None,
+) -> tuple[int, float]:
+    """Return how many polls are made in vain for some time of a standstill, and its end. Their pace is even after the
+    first hour, so a month of them need not be played one by one."""
+    until = min(queue.ends_at(courses), deadline_s, now * STEP)
+    gap_s = max(standstill.gap_s(now), after_s(now + courses[0].age_s) / len(queue))  # only of those that are due
+    polls = int(max(0.0, until - now) / gap_s)
+    if not polls:
+        return 0, now
+    if learned is not None:
+        queue.seen_unfinished(courses, until, learned)
+    return polls, until
 
 
 def _learn(learned: PollPlanner, course: Course, before_s: float, age_s: float, now: float) -> None:

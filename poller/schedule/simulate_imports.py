@@ -10,6 +10,7 @@ from poller.schedule.starts import POLLS_BEFORE_A_START, REPRICE_EVERY_S, StartR
 from poller.schedule.trial import Trial
 
 NEAR_S = 1e-3  # not worth putting a poll off
+PLANNED_FOR = 0.01  # of an unfinished import's age: so long its polls need no new plan
 MOST_DRAWN = 200_000  # rows whose import times are drawn, to find the slowest
 
 
@@ -71,13 +72,14 @@ class _Play:
     _started: int = 0
     _polls_in_row: int = 0
     _repriced_at: float = float("-inf")
+    _replan_at: float = 0.0
     _trial: Trial = field(default_factory=lambda: Trial(0))
 
     def run(self) -> float:
-        """Return the instant of the last request."""
+        """Return the instant of the last request; if all of the trial times out, that ends it."""
         self._trial = Trial(self.rules.trial)
         now = free_at = 0.0
-        while self._due or self._started < len(self.courses):
+        while self._due or self._may_start:
             may_start = self._may_start
             now = free_at if may_start else max(free_at, self._due[0][0])
             self._reprice(now)
@@ -123,7 +125,9 @@ class _Play:
             if not before_s:
                 learned.fed(0.0)
             learned.learn(min(before_s, took_s), min(age_s, took_s), finished=took_s <= age_s)
-            learned.refresh(now)
+            if took_s <= age_s or now >= self._replan_at:
+                learned.refresh(now)
+                self._replan_at = now + PLANNED_FOR * age_s
         if took_s <= age_s:
             self.late_s.append(age_s - took_s)
             self._trial.end(None)

@@ -14,7 +14,8 @@ LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks
 NEW, EXPECTED_OF_NEW = 40, 6.0  # … or where of so many tasks none was ever found finished, and so many should have been
 FED_OF_NEW = 0.3  # … once so many polls of each came after the last new one: while tasks are fed, first polls show most
 MANY, MANY_EACH = 150, 2.0  # … or, of so many tasks that were polled so often, and after `LEAST_S`, …
-EXPECTED_OF_MANY = 3.0  # … so many missing ones: what is left hardly ever finishes
+EXPECTED_OF_MANY = 3.0  # … so many missing ones: what is left hardly ever finishes …
+EXPECTED_OF_MANY_IN_LINE = 1.0  # … all the less where others have overtaken it
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
 HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
 FADING = 0.9995  # of the longest halt, with each finished import: many may be completed at once
@@ -91,8 +92,8 @@ class Standstill:
             return False
         if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):
             return True
-        tasks = len(self._keys)
-        return tasks >= MANY and self._expected >= EXPECTED_OF_MANY and self._polls >= MANY_EACH * tasks
+        tasks, least = len(self._keys), EXPECTED_OF_MANY_IN_LINE if self._is_in_line else EXPECTED_OF_MANY
+        return tasks >= MANY and self._expected >= least and self._polls >= MANY_EACH * tasks
 
     def lasts(self, now: float) -> bool:
         """Return whether nothing finishes."""

@@ -11,7 +11,8 @@ class Trial:
     """Counts the first rows of an import until they have shown that imports land."""
 
     def __init__(self, size: int, *, landed: int = 0, underway: int = 0) -> None:
-        """Imports of the account that an earlier run, or another replica, started: `landed`, or still `underway`."""
+        """Imports of the account that an earlier run, or another replica, started: `landed`, or `underway`, those
+        included whose start got no answer."""
         self._size = size
         self._enough = min(LANDED_ENOUGH, size)
         self._landed = landed
@@ -61,6 +62,10 @@ class Trial:
     def count(self, change: int) -> None:
         """A row is about to be sent for the first time (1), or was certainly not accepted (-1)."""
         self._started += change
+
+    def overtake(self, count: int) -> None:
+        """Let other rows go in place of `count` that are under way since before the trial: they may be stuck."""
+        self._started -= min(count, max(0, self._started - self._ended))
 
     def end(self, reason: str | None) -> None:
         """An import ended: landed, or failed for `reason`."""

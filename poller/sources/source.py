@@ -79,7 +79,14 @@ class Reader:
                 glob = GlobReader(location, writer, options, source, self.registry)
                 await (glob.follow() if source.follow else glob.read())
             case "folder":
-                folder = DropFolder(location, writer, options, settle_s=source.settle_s, clock=self.clock)
+                folder = DropFolder(
+                    location,
+                    writer,
+                    options,
+                    settle_s=source.settle_s,
+                    clock=self.clock,
+                    moved=self.registry.moved_from(location),
+                )
                 await folder.run(follow=source.follow)
             case _:
                 assert_never(source.kind)

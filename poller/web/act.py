@@ -86,7 +86,7 @@ async def retry_dead_letters(request: web.Request) -> web.Response:
     task_ids = None if wanted.task_ids is None else frozenset(wanted.task_ids)
     try:
         async with store_limit():
-            retried = await request.app[RUN].service.retry_dead_letters(wanted.sink, task_ids)
+            retried = await request.app[RUN].service.deliveries.retry_dead_letters(wanted.sink, task_ids)
     except ConfigError as error:
         raise RequestRefused(404, "unknown_sink", str(error).rstrip(".")) from None
     return json_response(Retried(sink=wanted.sink, retried=retried))

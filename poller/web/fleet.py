@@ -108,8 +108,8 @@ def member_status(service: Service, metrics: Metrics, *, url: str | None, polls_
         polls=metrics.polls,
         polls_per_s=round(polls_per_s, 3),
         lanes=lanes,
-        sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
-        delivered=[metrics.sink(loop.sink.name) for loop in service.delivery_loops],
+        sinks={loop.sink.name: sink_readiness(loop) for loop in service.deliveries.loops},
+        delivered=[metrics.sink(loop.sink.name) for loop in service.deliveries.loops],
     )
     return encode(status)
 

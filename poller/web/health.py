@@ -73,7 +73,7 @@ def readiness(run: RunContext, *, detailed: bool) -> Readiness:
         draining=ending,
         store=store_readiness(run.store),
         accounts=accounts,
-        sinks={loop.sink.name: sink_readiness(loop, detailed=detailed) for loop in run.service.delivery_loops},
+        sinks={loop.sink.name: sink_readiness(loop, detailed=detailed) for loop in run.service.deliveries.loops},
     )
 
 

@@ -122,7 +122,7 @@ class RunCollector(Collector):
     async def read_store(self) -> None:
         """Read what only the store knows. What an earlier call read remains where it cannot be read."""
         self._waiting_since = await self._run.store.oldest_waiting()
-        for loop in self._run.service.delivery_loops:
+        for loop in self._run.service.deliveries.loops:
             first = await self._run.store.undelivered(loop.sink.name, 1)
             self._oldest_at[loop.sink.name] = epoch(decode(first[0].body).seen_at) if first else None
         if self._run.fleet is not None:
@@ -192,7 +192,7 @@ class RunCollector(Collector):
         yield "account_pauses", [((name, pause), reading.pauses.get(pause, 0)) for name, reading, pause in pairs]
 
     def _sinks(self) -> Iterator[tuple[str, Samples]]:
-        metrics, loops, now = self._run.metrics, self._run.service.delivery_loops, self._run.clock()
+        metrics, loops, now = self._run.metrics, self._run.service.deliveries.loops, self._run.clock()
         names = [loop.sink.name for loop in loops]
         yield "sink_delivered", _labelled({name: metrics.delivered[name] for name in names})
         yield "sink_refused", _labelled({name: metrics.dead[name] for name in names})

@@ -4,9 +4,10 @@ settings change nothing."""
 import asyncio
 import os
 import signal
+import sqlite3
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence, Set
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from poller.app.reload import differences, result_name
 from poller.app.tokens import credentials_hash
 from poller.config import AccountSettings, PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import Exit, StoreError
 from poller.core.protocols import Clock, Store
 from poller.core.request_protocols import TokenSource
@@ -31,7 +33,7 @@ from poller.engine.history import History
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import unknown_id
-from poller.store import read_store
+from poller.store import SqliteStore, read_store
 from poller.web import RunContext, make_site
 from tests.support.processes import environ, hubspot, run, running, wait_until, whole_lines
 from tests.support.simulation import TOKEN, Simulation, named, settings_for
@@ -201,6 +203,75 @@ async def test_a_sink_whose_options_change_continues_where_it_was(tmp_path: Path
     assert simulation.delivered("finished*.jsonl") == Counter(ids)
 
 
+async def test_a_sink_that_is_exchanged_while_another_program_locks_the_state_loses_nothing(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Its last note, which was still to be committed, moved the position beyond what it then wrote from the one before:
+    30 of 80 lines were gone from its file."""
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(20)
+    name = f"jsonl:{tmp_path}/finished.jsonl"
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        (loop,), store = simulation.service.deliveries.loops, simulation.service.feed_store
+        assert isinstance(store, SqliteStore)
+        store._connection.execute("PRAGMA busy_timeout = 0")  # no real waiting
+        with closing(sqlite3.connect(tmp_path / "poller.db", isolation_level=None)) as program:
+            write, locked = loop.sink.write, asyncio.Event()
+
+            async def write_and_lock(batch: Sequence[Delivery]) -> Written | Retry:
+                program.execute("BEGIN IMMEDIATE")
+                locked.set()
+                return await write(batch)
+
+            loop.sink.write = write_and_lock  # type: ignore[method-assign]
+            await locked.wait()
+            asyncio.get_running_loop().call_later(15, program.execute, "ROLLBACK")
+            rotating = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl", "name": name, "rotate_bytes": 1 << 20}
+            simulation.flags["sinks"] = [rotating]
+            simulation.service.reload_asked.set()
+            await asyncio.sleep(16)
+        ids += simulation.append(20)
+        await asyncio.sleep(20)
+        assert simulation.service.deliveries.loops[0].undelivered == 0
+    assert simulation.delivered("finished.jsonl") == Counter(ids)
+
+
+async def test_a_sink_that_a_reload_opened_is_closed_where_the_run_ends_before_it_is_at_work(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_names: Sequence[str]) -> Mapping[str, bytes | None]:
+        await asyncio.Event().wait()
+        return {}
+
+    simulation = Reloaded(tmp_path, clock, shutdown_s=5)
+    simulation.append(5)
+    two = f"jsonl:{tmp_path}/two.jsonl"
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        monkeypatch.setattr(simulation.service.feed_store, "attach_sinks", hang)
+        simulation.flags["sinks"] = [two]
+        simulation.service.reload_asked.set()
+        await asyncio.sleep(1)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service.pauses() == {}, "its file was still locked"
+
+
+async def test_a_sink_that_a_reload_adds_after_tasks_were_pruned_shows_no_backlog(tmp_path: Path, clock: Clock) -> None:
+    one, two = f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"
+    simulation = Reloaded(tmp_path, clock, retention_s=60)
+    simulation.append(5)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        for sinks in ([one], [one, two], [one], [one, two]):  # tasks are pruned while `two` is away, too
+            await simulation.reload(sinks=sinks)
+            simulation.append(1)
+            await asyncio.sleep(125)
+            shown = {loop.sink.name: loop.undelivered for loop in simulation.service.deliveries.loops}
+            assert shown == dict.fromkeys(sinks, 0)
+            assert shown == {sink.name: sink.undelivered for sink in (await simulation.sums()).sinks if sink.attached}
+
+
 async def test_a_state_that_fails_while_sinks_are_exchanged_refuses_the_reload_and_all_is_as_it_was(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +312,7 @@ async def test_a_state_that_fails_at_the_end_of_an_exchange_leaves_the_removed_s
 
         monkeypatch.setattr(store, "attach_sinks", fail_without_two)
         assert "cannot be written" in (await simulation.reload(sinks=both[:1], requests=500))["refused"]
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.delivered("two.jsonl") == Counter(ids)
@@ -292,7 +363,7 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        assert [delivery_loop.sink.name for delivery_loop in simulation.service.delivery_loops] == [one]
+        assert [delivery_loop.sink.name for delivery_loop in simulation.service.deliveries.loops] == [one]
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
@@ -321,7 +392,7 @@ async def test_a_sink_whose_file_is_gone_stops_by_name_and_the_others_of_a_refus
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.delivery_loops}
+        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.deliveries.loops}
         assert stopped == {"hook": True, one: False}
         assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert [(event["sink"], gone in event["reason"]) for event in named(events, "sink.stopped")] == [("hook", True)]
@@ -555,7 +626,7 @@ async def test_a_status_path_that_a_run_of_imports_cannot_have_changes_nothing(t
         answer = await simulation.reload(sinks=both, status_path="/crm/v3/exports/async/tasks/{task_id}/status")
         assert "imports cannot be started" in answer["refused"]
         assert simulation.service is not None
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both[:1]
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both[:1]
         with rows.open("a") as file:
             file.write("https://example.com/b.png\n")
         await asyncio.sleep(120)

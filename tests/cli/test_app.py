@@ -79,7 +79,7 @@ def test_the_help_leads_with_the_import_and_shows_no_signs_to_type() -> None:
     assert all("{" not in click.unstyle(poller(name, "--help").output).splitlines()[0] for name in COMMANDS)
 
 
-def test_help_imports_nothing_that_is_slow_to_import() -> None:
+def test_help_imports_nothing_that_is_slow_to_import_and_what_reads_a_state_no_client() -> None:
     heavy = [
         "aiohttp",
         "asyncio",
@@ -91,9 +91,12 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
         "orjson",
         "poller.app.run",
     ]
-    program = f"import sys, poller.cli.app; print([name for name in {heavy} if name in sys.modules])"
+    program = (
+        f"import sys, poller.cli.app; print([name for name in {heavy} if name in sys.modules]);"
+        "import poller.cli.records; print([name for name in ('aiohttp', 'poller.sinks') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
-    assert done.stdout == "[]\n"
+    assert done.stdout == "[]\n[]\n"
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

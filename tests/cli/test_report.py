@@ -27,6 +27,8 @@ from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
 from poller.sandbox.scenario import Fate
+from poller.sources import Parser, ReadOptions
+from poller.sources.imports import RowOptions
 from tests.support.browser import chromium, opened
 from tests.support.simulation import Simulation, settings_for
 
@@ -335,6 +337,20 @@ async def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, capsys: pytest.Ca
     assert row["correlation_id"] == "'@SUM(A1)"
     assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
     assert orjson.loads(row["ref"]) == {"note": HOSTILE}
+
+
+async def test_a_url_in_the_csv_that_is_not_whole_is_not_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The secret of a signed URL is left out, and what is left may be another file: `/download?id=1` is `/download`."""
+    urls = ["https://example.com/download?id=1", "https://example.com/download?id=2", "https://example.com/a.png"]
+    file = write(tmp_path, *(timeout(number, ref={"url": url}) for number, url in enumerate(urls)))
+    await reported(capsys, files=(file,), csv=tmp_path / "failed.csv")
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"})
+    parser = Parser(ReadOptions(accounts=frozenset({"default"}), default_account="default", rows=rows), "failed.csv")
+    chunks = [*parser.push((tmp_path / "failed.csv").read_bytes()), *parser.end()]
+    assert [orjson.loads(row.body)["url"] for chunk in chunks for row in chunk.rows] == urls[2:]
+    assert ["--resubmit" in each.reason for chunk in chunks for each in chunk.rejected] == [True, True]
 
 
 @pytest.mark.parametrize("cell", ["=1", " =1", "+1", "-1", "@a", "\t=1", "\r=1", "\ufeff=1", "＝1"])

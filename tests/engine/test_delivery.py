@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import json
 
 from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, GaveUp, SinkError, StoreError
@@ -109,11 +110,15 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     refused = {delivery.number: "bad" for delivery in (await store.undelivered("one", 2))}
-    delivery_loop = delivery_loop_of(Receiver("one", Written(refused=refused)), store, clock)
+    metrics = Metrics()
+    metrics.begin(await store.sums())
+    receiver = Receiver("one", Written(refused=refused))
+    delivery_loop = DeliveryLoop(receiver, store=store, metrics=metrics, clock=clock, give_up_s=None)
     delivery_loop.end()
     await delivery_loop.run()
     sums = (await store.sums()).sinks[0]
     assert (sums.delivered, sums.undelivered, sums.dead) == (3, 0, 2)
+    assert metrics.sink("one") == sums
     await store.close()
 
 
@@ -250,6 +255,8 @@ async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
         (Written(count=-1), "count=-1"),
         (Written(position="7"), "position '7'"),  # type: ignore[arg-type]
         (Written(refused={1: None}), "a reason in refused"),  # type: ignore[dict-item]
+        (Written(refused=None), "refused=None"),  # type: ignore[arg-type]
+        (Written(refused=[]), "refused=[]"),  # type: ignore[arg-type]
         (Written(refused={99: "bad"}), "a number in refused"),
     ],
 )
@@ -289,6 +296,71 @@ async def test_a_sink_whose_code_fails_as_it_opens_or_closes_is_named(
         await delivery_loop_of(DefectiveSink("open"), store, clock).open(None)
     await delivery_loop_of(DefectiveSink("close"), store, clock).close()
     assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
+    await store.close()
+
+
+async def test_a_sink_that_empties_its_batch_is_not_sent_it_again(tmp_path: Path, clock: Clock) -> None:
+    class Popping(Receiver):
+        async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+            assert isinstance(batch, list)
+            self.taken += [batch.pop(0).task_id for _ in range(len(batch))]
+            return Written()
+
+    store = await store_with(clock, tmp_path, 5, "theirs")
+    theirs = delivery_loop_of(Popping("theirs"), store, clock)
+    theirs.end()
+    async with asyncio.timeout(60):
+        await theirs.run()
+    assert theirs.sink.taken == EVERYTHING  # type: ignore[attr-defined]
+    await store.close()
+
+
+async def test_a_sink_that_hangs_as_it_closes_is_named_and_not_waited_for(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    class Hanging(Receiver):
+        async def close(self) -> None:
+            await asyncio.sleep(86_400)
+
+    store = await store_with(clock, tmp_path, 1, "theirs")
+    await delivery_loop_of(Hanging("theirs"), store, clock).close()
+    assert asyncio.get_running_loop().time() < 11
+    (stopped,) = (event["reason"] for event in events if event["event"] == "sink.stopped")
+    assert "failed in close: TimeoutError" in stopped
+    await store.close()
+
+
+@pytest.mark.parametrize("odd", ["no \udcff.jsonl", "two\nlines", "\x1b[2Jgone"])
+async def test_whatever_words_a_sink_uses_probes_and_page_can_show_them(tmp_path: Path, clock: Clock, odd: str) -> None:
+    """A path that is not UTF-8 in a reason made /readyz answer 500."""
+    store = await store_with(clock, tmp_path, 2, "theirs")
+    receiver = Receiver("theirs", Retry(reason=odd, wait_s=1.0), Written(count=1, refused={1: odd}), SinkError(odd))
+    theirs = delivery_loop_of(receiver, store, clock)
+    shown = list[str | None]()
+    asyncio.get_running_loop().call_later(0.5, lambda: shown.append(theirs.backlog_reason))
+    await theirs.run()
+    for words in (*shown, theirs.refusal, theirs.backlog_reason):
+        assert words is not None
+        assert words.isprintable()
+        assert json.encode(words)
+    await store.close()
+
+
+async def test_where_a_sink_begins_is_noted_before_it_writes(tmp_path: Path, clock: Clock) -> None:
+    """Without it, the lines that it wrote right before a kill would be of unknown origin to the next run."""
+    store = await store_with(clock, tmp_path, 5, "one")
+    seen = list[bytes | None]()
+
+    class Noting(Receiver):
+        async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+            seen.append((await store.positions(["one"]))["one"])
+            return await super().write(batch)
+
+    loop = delivery_loop_of(Noting("one"), store, clock)
+    await loop.open(None)
+    loop.end()
+    await loop.run()
+    assert seen == [b"start"]
     await store.close()
 
 

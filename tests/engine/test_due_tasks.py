@@ -171,3 +171,22 @@ async def test_what_was_claimed_ahead_is_not_polled_once_nothing_finishes(clock:
     assert 1 <= handed <= 5  # a turn every 6 s or more; the 19 claimed tasks at once otherwise
     assert len(await store.claim("main", 200)) == 100 - 1 - handed
     await store.close()
+
+
+async def test_of_a_long_queue_that_is_put_off_what_is_due_beyond_need_is_given_back(clock: Clock) -> None:
+    """Otherwise it was leased as long as the lane lived, and never polled."""
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    await feed(store, *(f"id{number:03}" for number in range(LEAST_CLAIMED + 300)))
+    later = {f"id{number:03}" for number in (*range(LEAST_CLAIMED), 100)}
+    timing: Any = SimpleNamespace(
+        standstill=SimpleNamespace(may_last=False, lasts=lambda _now: False, paused_s=0.0),
+        put_off_s=lambda task, _now: 3600.0 if task.task_id in later else 0.0,
+        chance=lambda _task, _now: 0.5,
+    )
+    due = due_tasks(store, clock, timing)
+    first = await due.next()
+    assert first is not None
+    due.release()
+    await store.flush()
+    assert len(await store.claim("main", 500)) == 300 - 2
+    await store.close()

@@ -15,6 +15,7 @@ from poller.core.request_protocols import RightLost
 from poller.core.starts import RIGHT_LOST, NotSent, Row, StartAnswer, Started, Unsure
 from poller.engine import GiveUpRules, Recorder
 from poller.engine.import_lane import ImportLane
+from poller.engine.import_progress import STUCK_AFTER_S
 from poller.engine.metrics import Metrics
 from poller.hubspot.classify_start import not_sent
 from poller.hubspot.limits import AccountGate, GateLimits
@@ -330,4 +331,18 @@ async def test_a_start_that_was_held_up_until_a_person_paused_the_account_is_not
         await asyncio.sleep(60)
         assert len(hubspot.started_at) == 1
         lane.stop()
+    await store.close()
+
+
+async def test_imports_that_are_stuck_since_before_a_trial_hold_its_rows_for_ten_minutes_only(clock: Clock) -> None:
+    """A person corrected the file, and its rows waited for those of the wrong one until their deadline."""
+    store, hubspot = await store_of_rows(clock, 100), Accepting()
+    async with asyncio.TaskGroup() as group:
+        for seconds, accepted in ((60, 20), (STUCK_AFTER_S - 60, 20), (STUCK_AFTER_S - 60, 20), (4000, 40)):
+            lane = lane_of(store, hubspot, clock, trial=20)
+            group.create_task(lane.run())
+            await asyncio.sleep(seconds)
+            assert hubspot.accepted == accepted
+            lane.stop()
+            await asyncio.sleep(1)
     await store.close()

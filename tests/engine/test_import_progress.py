@@ -15,7 +15,7 @@ async def test_a_trial_fails_once_also_where_more_imports_than_its_rows_end_for_
 ) -> None:
     """Those of an earlier run may be more than the trial has rows."""
     store = await open_store("sqlite:///:memory:", clock=clock)
-    progress = ImportProgress("a", store.starts, StartRules(trial=3))
+    progress = ImportProgress("a", store.starts, StartRules(trial=3), clock)
     await progress.begin()
     gone = Record(
         body=b"{}", kind=Kind.NOT_FOUND, landed=False, reason="HTTP 404", seen_at=0.0, account="a", task_id="t"

@@ -76,15 +76,35 @@ def test_so_many_unknown_ids_in_a_row_are_the_accounts_until_one_is_known() -> N
     assert unknown(ids, range(ALL_UNKNOWN - 1), 2.0) == [UNKNOWN] * (ALL_UNKNOWN - 1)
 
 
-def test_a_witness_that_is_unknown_within_an_hour_of_its_status_is_another_accounts() -> None:
-    for since_s, is_refused in ((FORGOTTEN_AFTER_S - 1, True), (FORGOTTEN_AFTER_S, False)):
-        ids = KnownIds()
-        checked(ids, task(0), KNOWN, 0.0)
-        answer = checked(ids, task(0), UNKNOWN, since_s, of_witness=True)
-        assert isinstance(answer.outcome, Refused) is is_refused
-        assert isinstance(checked(ids, task(1), UNKNOWN, since_s).outcome, Refused) is is_refused
-        assert checked(ids, task(2), KNOWN, since_s) is KNOWN
-        assert checked(ids, task(3), UNKNOWN, since_s) is UNKNOWN
+def test_a_witness_that_is_unknown_within_an_hour_of_its_status_holds_unknown_ids_until_the_hour_is_over() -> None:
+    ids = KnownIds()
+    checked(ids, task(0), KNOWN, 0.0)
+    assert isinstance(checked(ids, task(0), UNKNOWN, 10.0, of_witness=True).outcome, Refused)
+    assert isinstance(checked(ids, task(1), UNKNOWN, FORGOTTEN_AFTER_S - 1).outcome, Refused)
+    assert checked(ids, task(1), UNKNOWN, FORGOTTEN_AFTER_S) is UNKNOWN
+    assert checked(ids, task(2), KNOWN, FORGOTTEN_AFTER_S) is KNOWN
+    assert checked(ids, task(3), UNKNOWN, FORGOTTEN_AFTER_S + 1) is UNKNOWN
+
+
+def test_by_other_credentials_no_unknown_id_is_believed_before_they_show_a_known_one() -> None:
+    ids, known, unknown = (
+        KnownIds(b"first"),
+        replace(KNOWN, credentials=b"other"),
+        replace(UNKNOWN, credentials=b"other"),
+    )
+    assert checked(ids, task(1), unknown, 0.0) is unknown, "that decides nothing yet"
+    assert isinstance(checked(ids, task(1, missing_at=0.0), unknown, FORGOTTEN_AFTER_S).outcome, Refused)
+    assert isinstance(checked(ids, task(2), unknown, FORGOTTEN_AFTER_S).outcome, Refused)
+    assert checked(ids, task(3), known, FORGOTTEN_AFTER_S) is known
+    assert checked(ids, task(1, missing_at=0.0), unknown, FORGOTTEN_AFTER_S + 1) is unknown
+    assert ids.shown_by == b"other"
+
+
+def test_a_status_of_a_poll_that_left_before_is_none_by_the_credentials_of_now() -> None:
+    ids = KnownIds()
+    ids.check(task(1), replace(KNOWN, credentials=b"second"), asked_at=5.0, now=6.0)
+    ids.check(task(2), replace(KNOWN, credentials=b"first"), asked_at=4.0, now=7.0)
+    assert ids.shown_by == b"second"
 
 
 def test_the_refusal_has_hubspots_words_for_they_may_name_another_reason() -> None:

@@ -6,11 +6,12 @@ from random import Random
 from typing import Any
 
 from poller.core.accounts import AccountState, Pause
+from poller.core.errors import PollerError
 from poller.core.model import Answer, Missing, Record, Running, Settled, Task, Unreachable
+from poller.core.proof import Proof
 from poller.core.protocols import Clock
 from poller.engine import GiveUpRules, Lane, Recorder
 from poller.engine.metrics import Metrics
-from poller.engine.witness import known_task
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.schedule.policy import Polling
 from poller.store import open_store
@@ -113,7 +114,7 @@ async def test_no_unknown_id_is_believed_before_the_witness_shows_that_the_accou
     store, records, account = await open_store("sqlite:///:memory:", clock=clock), list[Record](), Account("witness")
     await feed(store, "unknown")
     lane, gate = lane_of(store, account, clock, workers=4, records=records, metrics=Metrics())
-    lane.know(known_task("main", "witness"))
+    lane.know(Proof(task_id="witness", credentials=b""))
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run())
         await asyncio.sleep(60)
@@ -133,11 +134,80 @@ async def test_a_witness_that_shows_nothing_keeps_no_task_from_being_polled(cloc
     account.silent = frozenset({"witness"})
     await feed(store, "unknown")
     lane, _ = lane_of(store, account, clock, workers=4, records=records, metrics=Metrics())
-    lane.know(known_task("main", "witness"))
+    lane.know(Proof(task_id="witness", credentials=b""))
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run())
         await asyncio.sleep(120)
         lane.stop()
     assert [record.task_id for record in records] == ["unknown"]
     assert len(account.asked) <= 6
+    await store.close()
+
+
+async def test_polls_wait_for_a_full_disk_after_ten_a_worker(clock: Clock) -> None:
+    """A crash would repeat all that are not recorded."""
+    store, account = FullDisk(await open_store("sqlite:///:memory:", clock=clock)), Account()
+    account.silent = frozenset(f"id{number}" for number in range(60))
+    await feed(store, *account.silent)
+    lane, _ = lane_of(store, account, clock, workers=2, records=[], metrics=Metrics())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(30)
+        asked = len(account.asked)
+        store.has_room.set()
+        await asyncio.sleep(30)
+        lane.stop()
+    assert 20 <= asked <= 24
+    assert len(set(account.asked)) == 60
+    await store.close()
+
+
+async def test_answers_that_come_during_the_last_commit_are_recorded(clock: Clock) -> None:
+    store, account = FullDisk(await open_store("sqlite:///:memory:", clock=clock)), Account(*"abcd")
+    await feed(store, *"abcd")
+    lane, _ = lane_of(store, account, clock, workers=1, records=[], metrics=Metrics())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(0.45)  # the first is being stored
+        lane.stop()
+        await asyncio.sleep(1)
+        store.has_room.set()
+    assert (await store.sums()).polls == len(account.asked) == 4
+    await store.close()
+
+
+async def test_a_lane_that_ends_gives_back_what_it_claimed_ahead_and_is_saved_as_ended_in_order(clock: Clock) -> None:
+    """The account may be another lane's in this process: after a reload that removes it and one that adds it."""
+    store, account = await open_store("sqlite:///:memory:", clock=clock), Account(*"abcdefgh")
+    await feed(store, *account.known)
+    lane, _ = lane_of(store, account, clock, workers=1, records=[], metrics=Metrics())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(0.15)
+        lane.stop()
+    lane.save()  # by the upkeep, which does not know yet
+    assert len(await store.claim("main", 9)) == 8 - len(account.asked) > 0
+    assert (await store.account("main")).clean
+    await store.close()
+
+
+async def test_a_pause_by_a_person_does_not_count_as_time_without_an_answer(clock: Clock) -> None:
+    store, hubspot = await open_store("sqlite:///:memory:", clock=clock), HubSpot(Metrics(), failing="a")
+    await feed(store, "a")
+    lane, _ = lane_of(store, hubspot, clock, workers=1, records=[], metrics=Metrics())
+    given_up: list[PollerError] = []
+    lane.on_given_up = given_up.append
+    polling, limits = Polling(), GiveUpRules(give_up_s=60.0)
+    lane.apply(client=hubspot, polling=polling, timing=None, limits=limits)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(30)
+        await lane.hold()
+        await asyncio.sleep(600)
+        await lane.release()
+        await asyncio.sleep(40)
+        assert given_up == []
+        await asyncio.sleep(60)
+        assert given_up
+        lane.stop()
     await store.close()

@@ -3,11 +3,15 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Delivery, Retry, Written
+from poller.core.errors import GaveUp
 from poller.core.model import Answer, Chunk, Fed, Finished, Kind, Position, Running, Settled, Task
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
@@ -66,7 +70,7 @@ class Run:
         )
         await self.finish_one()
         self.metrics.begin(await self.store.sums())
-        self.service.delivery_loops = [await self.opened(sink) for sink in sinks]
+        self.service.deliveries.loops = [await self.opened(sink) for sink in sinks]
 
     async def opened(self, sink: SlowSink) -> DeliveryLoop:
         loop = DeliveryLoop(sink, store=self.store, metrics=self.metrics, clock=self.clock, give_up_s=None)
@@ -78,7 +82,7 @@ class Run:
         outcome = Finished(status="COMPLETE", num_errors=0, result=b"{}")
         record = render(task, outcome, Kind.COMPLETE, seen_at=self.clock())
         await self.store.record([Settled(task=task, record=record)])
-        if self.service.delivery_loops:
+        if self.service.deliveries.loops:
             self.metrics.finish(Kind.COMPLETE, landed=True)
             self.service.on_recorded([record])
 
@@ -91,11 +95,11 @@ async def test_a_sink_is_exchanged_while_the_last_task_finishes_and_the_run_ends
         await asyncio.sleep(1)
         changed = SlowSink("x", 1)
         async with run.service.changing():
-            ending = group.create_task(run.service.end_delivery(run.service.delivery_loops[0]))
+            ending = group.create_task(run.service.deliveries.end(run.service.deliveries.loops[0]))
             await asyncio.sleep(1)
             await run.finish_one()
             await ending
-            run.service.begin_delivery(await run.opened(changed))
+            run.service.deliveries.begin(await run.opened(changed))
     assert changed.taken == ["two"]
     await run.store.close()
 
@@ -109,9 +113,9 @@ async def test_a_sink_that_is_opened_while_others_deliver_the_rest_ends_with_the
         group.create_task(run.service.run())
         await asyncio.sleep(1)
         assert run.service.is_ending
-        await run.service.end_delivery(run.service.delivery_loops[0])
-        run.service.begin_delivery(await run.opened(changed))
-    assert run.service.delivery_loops[0].sink is changed
+        await run.service.deliveries.end(run.service.deliveries.loops[0])
+        run.service.deliveries.begin(await run.opened(changed))
+    assert run.service.deliveries.loops[0].sink is changed
     assert await run.store.undelivered("x", 9) == await run.store.undelivered("y", 9) == []
     await run.store.close()
 
@@ -125,9 +129,9 @@ async def test_the_only_sink_is_exchanged_while_the_run_waits_for_it_alone(clock
         group.create_task(run.service.run())
         await asyncio.sleep(1)
         async with run.service.changing():
-            await run.service.end_delivery(run.service.delivery_loops[0])
+            await run.service.deliveries.end(run.service.deliveries.loops[0])
             await asyncio.sleep(1)
-            run.service.begin_delivery(await run.opened(changed))
+            run.service.deliveries.begin(await run.opened(changed))
     assert changed.taken == ["one", "two"]
     await run.store.close()
 
@@ -145,6 +149,53 @@ async def test_a_lane_or_a_source_that_comes_at_the_end_is_left_to_the_next_run(
         run.service.begin_lane(lane_of(run))
         await run.service.ingest.change([Source(kind="file", location=str(tmp_path / "more.txt"), options=options)])
     assert (run.service.lanes, run.service.fed) == ({}, False), "the exit code shows that input is left"
+    await run.store.close()
+
+
+@pytest.mark.parametrize("holds", ["a reload", "a feed"])
+async def test_no_run_ends_while_its_settings_change_or_it_is_fed(clock: Clock, holds: str) -> None:
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    await run.deliver_to(SlowSink("x", 0))
+    ends = run.service.ending.is_set
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run.service.run())
+        await asyncio.sleep(1)
+        async with AsyncExitStack() as held:
+            if holds == "a reload":
+                await held.enter_async_context(run.service.changing())
+            else:
+                held.enter_context(run.service.feeding())
+            await run.finish_one()
+            assert not ends()
+        assert ends()
+    await run.store.close()
+
+
+async def test_of_several_errors_the_first_is_why_a_run_ended(clock: Clock) -> None:
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    first, second = GaveUp("first"), GaveUp("second")
+    run.service.end_with(first)
+    run.service.end_with(second)
+    assert run.service.stopped_by is first
+    await run.store.close()
+
+
+async def test_dead_letters_that_are_tried_again_are_delivered_at_once_and_counted(clock: Clock) -> None:
+    class Refusing(SlowSink):
+        async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+            await super().write(batch)
+            return Written(refused={each.number: "not today" for each in batch} if len(self.taken) == 1 else {})
+
+    run, sink = Run(await open_store("sqlite:///:memory:", clock=clock), clock), Refusing("x", 0)
+    await run.deliver_to(sink)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run.service.run())
+        await asyncio.sleep(5)
+        assert run.metrics.sink("x").dead == 1
+        assert await run.service.deliveries.retry_dead_letters("x") == 1
+        await asyncio.sleep(5)
+        assert (sink.taken, run.metrics.sink("x")) == (["one", "one"], (await run.store.sums()).sinks[0])
+        run.service.drain()
     await run.store.close()
 
 

@@ -344,6 +344,8 @@ GATEWAYS = {
     "spring": b'{"timestamp":"2026-01-05T00:00:00.000+00:00","status":404,"error":"Not Found","path":"/files/v3"}',
     "express": b'{"error":"Cannot GET /files/v3"}',
     "problem details": b'{"type":"about:blank","title":"Not Found","status":404}',
+    "problem details with an id": b'{"type":"about:blank","title":"Not Found","status":404,"correlationId":"ab-1"}',
+    "spring with an id": b'{"status":404,"error":"Not Found","path":"/files/v3","correlationId":"ab-1"}',
     "empty marks": b'{"correlationId":"","category":null}',
     "marks that are no text": b'{"correlationId":7,"category":["X"]}',
     "an empty object": b"{}",
@@ -508,6 +510,8 @@ def test_a_missing_scope_is_named(body: bytes, named: str) -> None:
         (b'{"policyName":"DAILY"}', "daily"),
         (b'{"policyName":"daily_limit"}', "daily"),
         (b'{"policyName":["DAILY"]}', "window"),
+        (b'{"errorType":"RATE_LIMIT","message":"You have reached your daily limit."}', "daily"),
+        (b'{"policyName":"SECONDLY","message":"not the daily one"}', "window"),
         (b"", "window"),
     ],
 )

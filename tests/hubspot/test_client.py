@@ -134,6 +134,7 @@ class Tokens:
     def __init__(self, error: Exception | None = None, token: str = TOKEN) -> None:
         self.error = error
         self.held = token
+        self.credentials = token.encode()
         self.refusals: list[str] = []
 
     async def token(self) -> str:

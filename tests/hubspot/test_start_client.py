@@ -22,6 +22,7 @@ PATH = "/files/v3/files/import-from-url/async"
 class Token:
     def __init__(self, value: str | Exception = "pat-secret") -> None:
         self.value = value
+        self.credentials = b""
         self.refusals: list[str] = []
 
     async def token(self) -> str:

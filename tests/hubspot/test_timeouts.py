@@ -5,7 +5,8 @@ import asyncio
 
 import pytest
 
-from poller.hubspot.timeouts import GRACE_S, RequestTimeouts, SharedTimeout
+from poller.core.shared_timeout import GRACE_S, SharedTimeout
+from poller.hubspot.timeouts import RequestTimeouts
 from tests.support.virtual import VirtualLoop
 
 

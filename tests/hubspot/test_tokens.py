@@ -14,9 +14,9 @@ import pytest
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
 from poller.core.request_protocols import TokenSource
+from poller.core.shared_timeout import SharedTimeout
 from poller.hubspot import tokens as tokens_module
 from poller.hubspot.client import Connections
-from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import CarryOut, EnvToken, FileToken, OAuthToken, TokenUnavailable
 
 SECRET = "pat-na1-s3cr3t"
@@ -530,6 +530,26 @@ async def test_a_renewal_that_is_cancelled_leaves_the_source_usable(endpoint: To
         async with asyncio.timeout(0.1):
             await tokens.token()
     assert await tokens.token() == "access-1"
+
+
+async def test_renewals_keep_the_credentials_and_another_refresh_token_or_token_has_others(
+    endpoint: TokenEndpoint, clock: Clock, tmp_path: Path
+) -> None:
+    tokens, other = oauth(endpoint, clock), oauth(endpoint, clock, initial="refresh-of-another-account")
+    first = await tokens.token()
+    before = tokens.credentials
+    tokens.refused(first)
+    assert await tokens.token() != first
+    await other.token()
+    assert len({b"", before, other.credentials}) == 3
+    assert tokens.credentials == before
+    file = FileToken(tmp_path / "token")
+    seen = []
+    for content in ("one", "two ", "one"):
+        (tmp_path / "token").write_text(content)
+        await file.token()
+        seen.append(file.credentials)
+    assert seen[0] == seen[2] != seen[1]
 
 
 # --- secrecy ---------------------------------------------------------------------------------------------------------

@@ -202,6 +202,44 @@ def test_a_sighup_in_the_first_moments_does_not_end_the_run_and_is_not_forgotten
     assert done.stderr.count("config.reloaded") == 1
 
 
+LATE = """
+import asyncio, atexit, os, signal, sys
+sys.modules["uvloop"] = None
+from poller.__main__ import main
+
+close = asyncio.BaseEventLoop.close
+
+def send_all(*_):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+
+def close_then(loop):
+    close(loop)
+    send_all()  # the loop has reset its handlers
+
+asyncio.BaseEventLoop.close = close_then
+atexit.register(send_all)
+main()
+"""
+
+
+def test_signals_that_come_once_the_run_has_ended_do_not_replace_its_exit_code(
+    tmp_path: Path, complete: Hubspot
+) -> None:
+    ids = complete.ids_file(tmp_path, 1)
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", LATE, "run", ids.name, "--base-url", complete.url, *QUICK],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == Exit.ALL_COMPLETE, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.ids_file(tmp_path, 20)
     with socket.create_server(("127.0.0.1", 0)) as mute:

@@ -14,9 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.core.result import Ok
 
 from poller.store import last_beat
 from tests.support.processes import Running, environ, run, running, wait_until
@@ -94,6 +92,9 @@ def test_every_id_that_was_answered_as_accepted_is_in_the_ledger_after_a_kill(tm
 
 
 def test_the_description_holds_against_the_running_server(tmp_path: Path) -> None:
+    import schemathesis  # takes a second, in each worker if it were imported above
+    from schemathesis.core.result import Ok
+
     with served(tmp_path) as (_, port):
         feed(port, ["0", "known"])
         schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/v1/openapi.json")

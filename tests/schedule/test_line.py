@@ -84,6 +84,16 @@ def test_stuck_imports_near_the_front_delay_nothing() -> None:
     assert line.predicted_at(120.0) == pytest.approx(240.0, abs=1)
 
 
+def test_a_stuck_import_delays_nothing_once_others_behind_it_are_completed() -> None:
+    """Those of the last tenth of all that are remembered did, and voted again after each completion."""
+    line = moving(range(400))
+    predicted_at = line.predicted_at(450.0)
+    for place in (370.0, 380.0, 390.0):
+        for again in range(3):
+            line.unfinished(place, 830.0 + again)
+    assert line.predicted_at(450.0) == pytest.approx(predicted_at)
+
+
 def test_before_the_prediction_one_gap_leads_to_it_but_scouts_poll_half_way() -> None:
     planner = LinePlanner(Tradeoff())
     for _ in range(100):

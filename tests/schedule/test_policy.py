@@ -112,17 +112,6 @@ def test_a_running_answer_forgets_failures_and_missing() -> None:
     assert (decision.errors, decision.missing_at, decision.status) == (0, None, "PROCESSING")
 
 
-def test_an_empty_body_after_a_known_status_is_repeated_as_soon_as_a_failed_poll_and_never_later_than_planned() -> None:
-    empty = Running(status=None)
-    known = make_task(status="PROCESSING", fed_at=NOW - 200, errors=1)
-    soon = again(decided(known, empty))
-    assert NOW + 1 <= soon.at <= NOW + 4
-    assert (soon.status, soon.errors, soon.seen_at) == ("PROCESSING", 2, NOW)
-    assert again(decided(replace(known, errors=30), empty)).at <= NOW + 60
-    assert again(decided(make_task(status=None, fed_at=NOW - 200), empty)).at > NOW + 40
-    assert again(decided(make_task(status=None, fed_at=NOW - 200), empty)).errors == 0
-
-
 def test_kinds_follow_status_errors_and_result() -> None:
     kinds = {
         Kind.COMPLETE: Finished(status="COMPLETE", num_errors=0, result=b"{}"),

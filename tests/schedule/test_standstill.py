@@ -31,10 +31,13 @@ from poller.schedule.standstill import (
 )
 
 
-def standing(chance: float = 0.5, polls: int = 100, over_s: float = 100.0, *, tasks: int = 100) -> Standstill:
+def standing(
+    chance: float = 0.5, polls: int = 100, over_s: float = 100.0, *, tasks: int = 100, is_in_line: bool = False
+) -> Standstill:
     standstill = Standstill()
     for number in range(polls):
-        standstill.unfinished(number % tasks, chance, now=number * over_s / polls, deadline_at=86_400.0)
+        now = number * over_s / polls
+        standstill.unfinished(number % tasks, chance, now=now, deadline_at=86_400.0, is_in_line=is_in_line)
     return standstill
 
 
@@ -185,6 +188,8 @@ def test_a_rest_that_never_finishes_is_polled_like_a_standstill() -> None:
     assert not standing(chance, polls=2 * MANY - 1, tasks=MANY).lasts(100.0)
     assert not standing(chance, polls=2 * MANY, tasks=MANY - 1).lasts(100.0)  # a few slow ones may just be slow
     assert not standing(0.8 * chance, polls=2 * MANY, tasks=MANY).lasts(100.0)
+    overtaken = standing(0.4 * chance, polls=2 * MANY, tasks=MANY, is_in_line=True)
+    assert overtaken.lasts(100.0), "others behind them in a line are finished"
 
 
 def in_vain(standstill: Standstill, from_s: float) -> None:

@@ -456,3 +456,24 @@ async def test_a_trial_whose_starts_get_no_answer_repeats_them_and_ends(
         assert len(named(events, "import.trial_passed")) == 1
         assert len(records) == 60
     await assert_the_ledger_balances(simulation)
+
+
+async def test_unsure_rows_of_a_trial_count_after_each_restart_and_are_repeated_by_the_last_run(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Each restart started as many rows more: those whose answer was lost are no tasks, and so not under way."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    simulation = Simulation(folder, clock, scenario(faults={"start_no_id": 1.0}))
+    rows = write_rows(folder, 100)
+    async with simulation.serving(), asyncio.timeout(6 * 3600):
+        for _ in range(3):
+            await simulation.run_for(40, rows, flags())
+        assert simulation.api.stats().starts_total == 20
+        assert await simulation.run(rows, flags()) is Exit.WORK_LEFT
+    assert Counter(record["kind"] for record in simulation.records()) == {"start_unknown": 20}
+    posts = posts_by_url(simulation).values()
+    assert {len(times) for times in posts} == {3}
+    assert all(later - earlier >= 300 for times in posts for earlier, later in pairwise(times))
+    assert len(named(events, "import.trial_failed")) == 1
+    await assert_the_ledger_balances(simulation)

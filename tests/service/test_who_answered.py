@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -246,6 +247,40 @@ async def test_ids_that_are_unknown_all_together_are_not_found_where_they_are_fe
     assert len(simulation.records()) == count
     assert asyncio.get_running_loop().time() < 100
     assert named(events, "lane.paused") == []
+
+
+async def test_ids_that_are_unknown_to_some_of_hubspots_servers_are_not_found_by_accident(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Three of ten answers said "unknown" for five minutes, also of tasks whose status had just been reported: two such
+    answers in a row made a tenth of them `not_found`, for good."""
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids, rng = simulation.write_ids(20), Random(1)
+
+    def stage(_ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
+        is_wrong = 5 < asyncio.get_running_loop().time() < 300 and rng.random() < 0.3
+        return replace(unknown_id("x", "c"), wait_s=0.1) if is_wrong else answer
+
+    simulation.api.stage = stage
+    assert await simulation.run(ids) is Exit.ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert simulation.api.stats().requests_total < 6 * 20
+
+
+@pytest.mark.parametrize(("from_s", "code"), [(0.0, Exit.CONFIG), (20.0, Exit.ALL_COMPLETE)])
+async def test_a_host_that_answers_everything_with_nothing_ends_no_task_at_its_deadline(
+    tmp_path: Path, clock: Clock, events: Events, from_s: float, code: Exit
+) -> None:
+    """An empty answer may mean "not finished yet", so no account was paused, and each task ended as timed out."""
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(10)
+    stage_from(simulation, SandboxReply(code=204), from_s, 1500.0)
+    assert await simulation.run(ids, {"deadline_s": 600}) is code
+    assert [event["pause"] for event in named(events, "lane.paused")][:1] == [Pause.OUTAGE]
+    assert simulation.api.stats().requests_total < 10 * 10
+    simulation.api.stage = lambda _, answer: answer
+    assert await simulation.run(ids, {"deadline_s": 600}) is Exit.ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
 
 
 @pytest.mark.parametrize("fault", ["503", "reset"])

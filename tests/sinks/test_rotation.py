@@ -220,6 +220,26 @@ async def test_a_dated_file_moved_away_is_followed_by_a_new_one(form: LineFormat
     assert contents(form, path) == lines(form, [record(2)])
 
 
+async def test_a_dated_file_that_was_archived_while_no_run_was_at_work_is_followed_by_a_new_one(
+    form: LineFormat, tmp_path: Path, events: Events
+) -> None:
+    """An archive job moved it while the poller was down, which refused to start, in a container in a loop."""
+    path = tmp_path / "out" / "finished-%Y%m%d.jsonl"
+    path.parent.mkdir()
+    position = await deliver(FileSink(path, form), None, [record(1, "2026-01-05")])
+    (path.parent / "finished-20260105.jsonl").rename(tmp_path / "archived.jsonl")
+    for batch in ([], [record(2, "2026-01-05")], [record(3, "2026-01-06")]):
+        position = await deliver(FileSink(path, form), position, batch)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == {
+        "finished-20260105.jsonl": content(form, [record(2, "2026-01-05")]),
+        "finished-20260106.jsonl": content(form, [record(3, "2026-01-06")]),
+    }
+    assert [event["event"] for event in events] == ["sink.file_moved"]
+    path.parent.rename(tmp_path / "not mounted")
+    with pytest.raises(SinkError, match="folder does not exist"):
+        await deliver(FileSink(path, form), position, [])
+
+
 @pytest.mark.parametrize("name", ["f-%H.jsonl", "f-%m%d.jsonl", "f-%Y%d.jsonl", "f-%Y%Y.jsonl", "%Y/f.jsonl", "f%"])
 def test_an_unusable_pattern_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match="sink jsonl: path: "):

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from poller.sinks.sql.postgres import PostgresDatabase
 from poller.store import open_store
 from tests.support.makers import sink_environment
 from tests.support.pooler import pool
+from tests.support.wire import wire_to
 
 Events = list[MutableMapping[str, Any]]
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -191,6 +192,30 @@ async def test_through_a_pooler_in_transaction_mode_every_row_arrives(pooled_url
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (200,)
         connection.execute(f"DROP TABLE {table}".encode())
+
+
+async def test_a_frozen_server_holds_a_batch_and_a_cancellation_up_no_longer_than_its_time(
+    postgres_server: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psycopg asks a server that does not answer to cancel, and waits ten seconds more for it."""
+    monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 0.002)
+    schema = database_url.rpartition("options=")[2]
+    async with wire_to(postgres_server) as wire:
+        url = f"{wire.url('').rpartition('&')[0]}&options={schema}"
+        sink = await opened({"kind": "sql", "url": url, "timeout_s": 3})
+        assert await sink.write(records(1)) == Written()
+        loop, took = asyncio.get_running_loop(), list[float]()
+        for limit_s in (60.0, 1.0):
+            wire.flows.clear()
+            began = loop.time()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    assert isinstance(await sink.write(records(2)), Retry)
+            took.append(loop.time() - began)
+            wire.flows.set()
+            assert await sink.write(records(2)) == Written()
+        await sink.close()
+    assert took == pytest.approx([3.0, 1.0], abs=0.5)
 
 
 @pytest.mark.parametrize("state", ["26000", "42P05"])

@@ -31,7 +31,7 @@ from poller.sinks import make_sink
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
 from poller.sinks.webhook.sink import SCHEDULE_S, WebhookSink, WebhookTable
 from tests.support.makers import sink_environment
-from tests.support.virtual import EPOCH, MemoryConnector, SimulatedNetwork, serving
+from tests.support.virtual import EPOCH, MemoryConnector, SimulatedNetwork, VirtualLoop, serving
 
 Events = list[MutableMapping[str, Any]]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr"
@@ -433,6 +433,19 @@ async def test_a_receiver_that_hangs_is_out_of_time(receiver: Receiver, clock: C
         assert asyncio.get_running_loop().time() == pytest.approx(7, abs=0.1)
     assert isinstance(answer, Retry)
     assert answer.reason == "no answer in time"
+
+
+async def test_an_answer_that_came_while_the_process_stood_still_counts(receiver: Receiver, clock: Clock) -> None:
+    """Stopped for a minute, the sink gave up requests that the receiver had answered, and sent them again."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    receiver.delay_s = 3
+    async with receiver.sink(clock, timeout_s=7) as sink, asyncio.TaskGroup() as group:
+        writing = group.create_task(sink.write(deliveries(1)))
+        await asyncio.sleep(1)
+        loop.stand_still(60.0)
+        assert await writing == Written()
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize("split", [0.0, 1.0])

@@ -4,7 +4,8 @@ import gzip
 import io
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from poller.core.model import Chunk, Position
 from poller.sources import Content, Parser, ReadOptions
 from poller.sources.files.open_file import BLOCK, open_file
 from poller.sources.files.read import resumed_parser
+from poller.sources.files.read_as import manner_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -385,35 +387,44 @@ def test_a_file_in_utf_16_is_resumed_where_it_was_left_and_when_its_last_line_gr
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
 def test_a_file_of_joined_exports_is_resumed_under_the_header_that_was_in_force(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "ids.csv"
-    exports = [f"task_id,url\nA{n},https://x/id,\nA{n}x,u\nurl,id\nhttps://x/{n},B{n}\n" for n in range(4000)]
+    exports = [f"task_id,url\nA{n},https://x/id,\nA{n}x,u\nurl,id\nhttps://x/{n},B{n}\n" for n in range(400)]
     mark = "" if encoding == "utf-8" else "\ufeff"
     path.write_bytes((mark + "".join(exports)).encode(encoding))
-    rules = ReadOptions(accounts=frozenset({"main"}), default_account="main", chunk_lines=1013)
-    chunks = _chunks(Parser(rules, "ids.csv"), path.read_bytes())
+    rules = ReadOptions(accounts=frozenset({"main"}), default_account="main", chunk_lines=101)
+    chunks, positions = _noted(rules, path.read_bytes())
     ids = [fed.task_id for chunk in chunks for fed in chunk.fed]
-    assert ids == [each for n in range(4000) for each in (f"A{n}", f"A{n}x", f"B{n}")]
+    assert ids == [each for n in range(400) for each in (f"A{n}", f"A{n}x", f"B{n}")]
     for at in (1, 6, 7, 13):
         with open_file(str(path), 0) as file:
-            parser, start = resumed_parser(file, chunks[at].position, rules, "ids.csv")
+            parser, start = resumed_parser(file, positions[at], rules, "ids.csv")
             rest = [fed for chunk in _chunks(parser, file.at(start.offset, path.stat().st_size)) for fed in chunk.fed]
         assert rest == [fed for chunk in chunks[at + 1 :] for fed in chunk.fed]
 
 
 def test_a_file_is_resumed_below_a_header_that_is_not_clear(tmp_path: Path) -> None:
-    """Behind the first block, which is parsed; of what follows it only the headers are searched for."""
+    """Behind the first block, which is parsed; what follows it is not."""
     path = tmp_path / "ids.csv"
-    begun = "task_id,url\nA1,x\n" + "\n" * (BLOCK + 1) + "task_id,Task ID\nA2,y\n"
-    path.write_text(f"{begun}A3,z\nurl,task_id\nz,A4\n")
+    begun = "task_id,url\nA1,x\n" + "\n" * (BLOCK + 1) + "url,task_id\nx,A2\ntask_id,Task ID\nA3,z\n"
+    path.write_text(f"{begun}A4,z\nurl,task_id\nz,A5\n")
     rules = ReadOptions(accounts=frozenset({"main"}), default_account="main")
-    position = Position(offset=len(begun), line=begun.count("\n"))
+    _, positions = _noted(rules, begun.encode())
     with open_file(str(path), 0) as file:
-        parser, start = resumed_parser(file, position, rules, "ids.csv")
+        parser, start = resumed_parser(file, positions[-1], rules, "ids.csv")
         chunks = _chunks(parser, file.at(start.offset))
-    assert [fed.task_id for chunk in chunks for fed in chunk.fed] == ["A4"]
+    assert [fed.task_id for chunk in chunks for fed in chunk.fed] == ["A5"]
     assert [each.reason[:35] for each in chunks[0].rejected] == [
         "below a header that is not clear: t",
         "a second header line, of other colu",
     ]
+
+
+def _noted(rules: ReadOptions, data: bytes) -> tuple[list[Chunk], list[Position]]:
+    """Return the chunks of a file, and the position after each as it is noted."""
+    parser, chunks, positions = Parser(rules, "ids.csv"), [], []
+    for chunk in chain(parser.push(data), parser.end()):
+        chunks.append(chunk)
+        positions.append(replace(chunk.position, digest=f" {manner_of(parser, rules)}"))
+    return chunks, positions
 
 
 def _chunks(parser: Parser, data: bytes) -> list[Chunk]:

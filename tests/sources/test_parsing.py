@@ -23,6 +23,7 @@ from poller.sources.files.open_file import check_readable
 from poller.sources.imports import RowOptions
 from poller.sources.options import Format
 from poller.sources.parsing.content import Content, recognize
+from poller.sources.parsing.parser import CSV_LINES
 from poller.store import open_store
 
 ID = "AAAAEZ6whGI"
@@ -468,6 +469,16 @@ def test_any_bytes_cut_anywhere_are_read_alike_and_every_line_is_in_one_place(
     assert all(is_task_id(task_id) for task_id in whole.ids)
 
 
+def test_csv_is_read_in_short_chunks_for_its_lines_may_cost_ten_times_those_of_ids() -> None:
+    """A file whose quotes were never closed held polls and probes up for half a second a chunk."""
+    table = b"task_id,note\n" + b"".join(b'AAAA%05d,"inch\n' % number for number in range(CSV_LINES + 500))
+    ends = [0, *(chunk.position.line for chunk in Read(table, b"AAAA99999,last\n").chunks)]
+    assert max(end - begin for begin, end in pairwise(ends)) <= CSV_LINES
+    assert ends[-1] == CSV_LINES + 502
+    ids = b"".join(b"AAAA%05d\n" % number for number in range(3 * CSV_LINES))
+    assert [len(chunk.fed) for chunk in Read(ids).chunks] == [CSV_LINES, 2 * CSV_LINES]
+
+
 @given(data=ANY_BYTES.map(lambda data: data.replace(b'"', b"")))
 def test_without_quotes_lines_are_fed_rejected_or_blank(data: bytes) -> None:
     assume(refusal(data) is None)
@@ -483,11 +494,15 @@ def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(
 ) -> None:
     rules = options(chunk_lines=chunk_lines, chunk_bytes=chunk_bytes)
     assume(refusal(data) is None)
-    chunks = list(chunks_of([data], rules))
+    first, chunks, headers = Parser(rules, "ids"), [], []
+    for chunk in (chunk for more in (first.push(data), first.end()) for chunk in more):
+        chunks.append(chunk)
+        headers.append({(at, size): data[at : at + size] for at, size in first.headers})
     for at, chunk in enumerate(chunks[:-1]):
         offset = chunk.position.offset
         content = recognize(data.lstrip(b"\0")[:4096], rules.format, "ids")
-        second = Parser.resumed(rules, "ids", chunk.position, content, iter([data[:offset]]), data[:offset][-2:])
+        before, last = iter([data[:offset]]), data[:offset][-2:]
+        second = Parser.resumed(rules, "ids", chunk.position, content, before, last, headers[at])
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
 

@@ -216,6 +216,22 @@ async def test_a_file_of_another_user_rests_longer_and_is_moved_back_where_it_gr
     assert ["unchanged for 30 s" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
+@pytest.mark.usefixtures("others_file")
+async def test_a_file_that_was_moved_before_a_reload_is_moved_back_where_it_grows_after_it(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    with (tmp_path / "slow.txt").open("w", buffering=1) as file:
+        async with reading(store, clock, folder(tmp_path, follow=True)) as fed:
+            file.write("A0\n")
+            await asyncio.sleep(60)
+            assert names(tmp_path / "done") == {"slow.txt"}
+            await fed.ingest.change([folder(tmp_path, follow=True, settle_s=3.0)])
+            file.write("A1\n")
+            await asyncio.sleep(120)
+            assert await fed_ids(store) == ["A0", "A1"]
+    assert len(named(events, "source.file_moved_back")) == 1
+
+
 @pytest.mark.parametrize(("moved_s", "set_s"), [(3600.0, 0.0), (0.0, -3600.0), (0.0, 3600.0)])
 @pytest.mark.usefixtures("others_file")
 async def test_a_file_in_a_writers_hands_is_not_taken_for_an_old_one_by_a_clock_that_differs(

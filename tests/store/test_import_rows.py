@@ -86,6 +86,22 @@ async def test_a_crash_between_intent_and_answer_leaves_the_row_unsure_until_it_
         assert imbalances(await store.sums()) == []
 
 
+async def test_unsure_rows_are_listed_by_when_they_are_due_without_those_in_hand_and_those_never_sent(
+    kept_url: str, clock: Clock
+) -> None:
+    async with opened(kept_url, clock) as store:
+        await feed(store, fed("a"), fed("b"), fed("c"), fed("never sent"))
+        rows = await store.starts.claim("default", 3)
+        due = [clock() + 600 - number for number in range(3)]
+        for row, due_at in zip(rows, due, strict=True):
+            await store.starts.intend(row, sent_at=clock(), due_at=due_at)
+        assert await store.starts.unsure_due("default", 9) == []
+        store.starts.release(rows[:2])
+        assert await store.starts.unsure_due("default", 9) == pytest.approx([due[1], due[0]])
+        assert await store.starts.unsure_due("default", 1) == pytest.approx([due[1]])
+        assert await store.starts.unsure_due("another", 9) == []
+
+
 async def test_a_started_row_is_a_task_that_knows_its_row_and_no_row_any_more(kept_url: str, clock: Clock) -> None:
     async with opened(kept_url, clock) as store:
         await feed(store, fed("a"))

@@ -539,6 +539,7 @@ async def test_instants_of_a_run_whose_clock_was_set_are_moved_by_so_much_and_on
     assert tasks["soon"].fed_at == pytest.approx(now, abs=1)
     assert (tasks["soon"].due_at - tasks["missing"].due_at) == pytest.approx(10, abs=1)
     await store.delivered("one", await store.undelivered("one", 9), Written())
+    assert await store.prune(now - 2 * YEAR_S - 10, 9) == 0  # what finished before the clock was set stays where it is
     assert await store.prune(now - 10, 9) == 1  # the earlier run's
     assert await store.prune(now + 10, 9) == 1
     await store.close()

@@ -18,6 +18,7 @@ from tests.support.fair_time import FairClock
 
 TOKEN = "pat-na1-0123456789abcdef"
 COMMANDS = Path(sys.executable).parent  # where `poller` is installed
+NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull}  # importing aiohttp reads all that the machine has, twice
 PATIENCE_S = 30.0  # of a test with a process; a loaded machine is slow
 SCRIPT_PATIENCE_S = 240.0  # of a script of a dozen commands: only one that hangs ends here
 
@@ -25,7 +26,7 @@ SCRIPT_PATIENCE_S = 240.0  # of a script of a dozen commands: only one that hang
 def environ(**more: str) -> dict[str, str]:
     """Return a bare environment: of the developer's own shell it keeps only PATH."""
     path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, "POLLER_LISTEN": "off", **more}
+    return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, "POLLER_LISTEN": "off", **NO_CERTIFICATES, **more}
 
 
 def run(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -94,7 +94,7 @@ class EmbeddedRun:
                 with suppress(PollerError):  # which ends the run, too
                     await self._take()
             self._stop()
-            for loop in service.delivery_loops:
+            for loop in service.deliveries.loops:
                 if loop.sink is self._sink:
                     loop.stop()
             service.drain()
@@ -173,7 +173,7 @@ class EmbeddedRun:
         """Deliver a sink's dead letters again, by default the loop's own; return how many. Raises `ConfigError`."""
         if self._parts is None or self._is_ending:
             raise self._error or PollerError("the Poller was left: replay before entering another one")
-        return await self._parts.service.retry_dead_letters(sink or NAME)
+        return await self._parts.service.deliveries.retry_dead_letters(sink or NAME)
 
     async def _take(self) -> None:
         if self._sink is not None and not self._is_ending:

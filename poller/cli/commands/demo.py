@@ -35,6 +35,7 @@ def demo(
     The service and the sockets are real; HubSpot is a server on loopback. Nothing leaves this machine. It takes half a
     minute.
     """
+    from poller.app.signals import exit_code_kept
     from poller.sandbox import SandboxApi, Scenario, parse_durations
 
     _prepare(directory)
@@ -46,7 +47,8 @@ def demo(
         f"{counted(imports, 'row of a CSV is', 'rows of a CSV are')} imported: 20 as a trial, the others once ten have "
         "landed. Each is followed to its outcome; some fail on purpose."
     )
-    code = run_async(_run(api, directory, imports))
+    with exit_code_kept():
+        code = run_async(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
         return code
     stats, rows, finished = api.stats(), directory / FILES[0], directory / FILES[1]

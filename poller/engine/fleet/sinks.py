@@ -20,12 +20,14 @@ log = structlog.get_logger("poller")
 
 DETACHED_AFTER_S = 60.0  # a sink that no member names
 UNUSABLE_S = 60.0  # how long a sink that cannot be made is left to others
+STOPPED_S = 60.0  # how long a member keeps a shared sink that stopped, so that its page and probes show why
+LEFT_TO_OTHERS_S = 10.0  # how long it is left to others then: several turns of each
 
 
 class TakeOver(Protocol):
     """Counts what a sink has already, before this member delivers to it."""
 
-    async def __call__(self, names: Sequence[str]) -> None: ...
+    async def __call__(self, names: Sequence[str], /) -> None: ...
 
 
 class MemberSinks:
@@ -54,6 +56,7 @@ class MemberSinks:
         self._is_replayed = False  # since the latest turn
         self._to_reopen: set[str] = set()  # since the latest turn
         self._unusable_until: dict[str, float] = {}
+        self._stopped_since: dict[str, float] = {}  # shared sinks that need a person, as it seems here
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
     async def turn(self, view: FleetView) -> None:
@@ -65,11 +68,12 @@ class MemberSinks:
             return  # the next view has them
         to_give = set(self._epochs) if self._is_replayed else self._to_reopen
         self._is_replayed, self._to_reopen = False, set()
+        to_give |= self._stopped_for_long(view)
         for place in view.sinks:
             if place.name in self._epochs and (place.name in to_give or not self._may_deliver(place, view.me)):
                 await self._end(place)
         waiting = {place.name for place in view.sinks if place.has_waiting}
-        for loop in self._service.delivery_loops:
+        for loop in self._service.deliveries.loops:
             if loop.sink.name in waiting:
                 loop.wake()
         free = [
@@ -83,6 +87,18 @@ class MemberSinks:
                 [name for name in free if name not in self._epochs and self._unusable_until.get(name, now) <= now]
             )
         await self._detach(view)
+
+    def _stopped_for_long(self, view: FleetView) -> set[str]:
+        """Return the shared sinks that stopped here a while ago, where there are other members: the cause may be this
+        machine's alone, such as its network or a secret."""
+        now, loops = self._monotonic(), self._service.deliveries.loops
+        stopped = {loop.sink.name for loop in loops if loop.stopped_by is not None and self._named.get(loop.sink.name)}
+        self._stopped_since = {name: self._stopped_since.get(name, now) for name in stopped}
+        long = {name for name, since in self._stopped_since.items() if now - since >= STOPPED_S}
+        if len(view.members) < 2:
+            return set()
+        self._unusable_until |= dict.fromkeys(long, now + LEFT_TO_OTHERS_S)
+        return long
 
     def count_again(self) -> None:
         """Another process put records back into an outbox: give all sinks back in the next turn, so that who takes them
@@ -115,7 +131,7 @@ class MemberSinks:
                 await self._membership.give_sink(sink.name, sink.epoch)
                 continue
             self._epochs[sink.name] = sink.epoch
-            self._service.begin_delivery(loop)
+            self._service.deliveries.begin(loop)
             log.info("sink.taken", sink=sink.name, epoch=sink.epoch)
 
     async def _open(self, sink: TakenSink) -> DeliveryLoop:
@@ -133,9 +149,9 @@ class MemberSinks:
     async def _end(self, place: SinkPlace) -> None:
         """End a delivery that is another member's from now on."""
         epoch = self._epochs.pop(place.name)
-        for loop in [each for each in self._service.delivery_loops if each.sink.name == place.name]:
-            await self._service.end_delivery(loop)
-            self._service.delivery_loops.remove(loop)
+        for loop in [each for each in self._service.deliveries.loops if each.sink.name == place.name]:
+            await self._service.deliveries.end(loop)
+            self._service.deliveries.loops.remove(loop)
         await self._membership.give_sink(place.name, epoch)
         log.info("sink.given", sink=place.name, epoch=epoch, home=place.home)
 
@@ -151,5 +167,5 @@ class MemberSinks:
     async def drop(self) -> None:
         """End all deliveries at once: this member was buried."""
         self._epochs.clear()
-        for loop in list(self._service.delivery_loops):
-            await self._service.drop_delivery(loop)
+        for loop in list(self._service.deliveries.loops):
+            await self._service.deliveries.drop(loop)

@@ -4,7 +4,7 @@ import csv
 from typing import TextIO
 
 from poller.core.csv_cells import for_people
-from poller.core.text import redacted_url
+from poller.core.text import shortened_url
 from poller.core.timestamps import iso
 from poller.reports.finished_task import FinishedTask, row_json
 from poller.reports.retryable import RetryAdvice
@@ -37,7 +37,7 @@ class CsvWriter:
             advice.why,
             task.host,
             task.extension,
-            redacted_url(task.url) if task.url else None,
+            shortened_url(task.url) if task.url else None,
             task.file_id,
             task.correlation_id,
             None if task.seen_at is None else iso(task.seen_at),

@@ -83,6 +83,7 @@ class FileSink:
                 self.refuse_unknown_data()
             else:
                 self._position = decode_position(position)
+                self._pass_over_archived()
                 self._recognize_format()
             parts = self._parts(following)
             self._set_aside_unnoted(parts, following)
@@ -108,6 +109,16 @@ class FileSink:
             del self._kept[self._rotation.file_at(part.start)]
         self._position = parts[-1].end if parts else self._position
         return Written(position=encode_position(self._position))
+
+    def _pass_over_archived(self) -> None:
+        """Continue in a new file where that of a day was moved while no run was at work: people archive such files. A
+        folder that is not there may be a disk that is not mounted."""
+        if not (self._rotation.is_dated and self._position.offset):
+            return
+        path = self._rotation.file_at(self._position)
+        if path.parent.is_dir() and not path.exists():
+            log.warning("sink.file_moved", sink=self.name, position=self._position.offset)
+            self._position = structs.replace(self._position, offset=0)
 
     def _recognize_format(self) -> None:
         """Continue a file in the format in which an earlier version began it."""

@@ -1,7 +1,9 @@
 """The `sql` sink's table in PostgreSQL, through psycopg 3, which is imported only here and only when needed."""
 
 import asyncio
+import os
 import re
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import psycopg
 
 from poller.core.errors import SinkError
+from poller.core.shared_timeout import is_done_within
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.statements import Row, create_table, quoted, upsert_row
 
@@ -32,15 +35,33 @@ class PostgresDatabase:
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
     async def upsert(self, rows: Sequence[Row]) -> BatchRefused | str | None:
+        storing, is_late = asyncio.ensure_future(self._store(rows)), True
         try:
-            async with asyncio.timeout(self._timeout_s):
-                connection = await self._connect()
-                async with connection.transaction(), connection.cursor() as cursor:
-                    await cursor.execute("SET LOCAL synchronous_commit = on")
-                    await cursor.executemany(self._upsert, [_without_nul(row) for row in rows])
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            return await self._classify(error)
-        return None
+            is_late = not await is_done_within(storing, self._timeout_s)
+        finally:
+            failure = await self._end(storing)
+        if is_late:
+            failure = TimeoutError()
+        if failure is None or isinstance(failure, (psycopg.Error, OSError, TimeoutError)):
+            return None if failure is None else await self._classify(failure)
+        raise failure
+
+    async def _store(self, rows: Sequence[Row]) -> None:
+        connection = await self._connect()
+        async with connection.transaction(), connection.cursor() as cursor:
+            await cursor.execute("SET LOCAL synchronous_commit = on")
+            await cursor.executemany(self._upsert, [_without_nul(row) for row in rows])
+
+    async def _end(self, storing: "asyncio.Future[None]") -> BaseException | None:
+        """End `storing` at once; return its failure. A cancelled psycopg asks the server to cancel, and waits ten
+        seconds more for one that is frozen. On a connection that is cut it does not."""
+        if not storing.done():
+            if self._connection is None:
+                storing.cancel()
+            else:
+                _cut(self._connection)
+            await asyncio.wait([storing])
+        return None if storing.cancelled() else storing.exception()
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -58,12 +79,12 @@ class PostgresDatabase:
             connect_timeout=max(2, round(self._timeout_s)),
             application_name="poller",
         )
+        self._connection = connection  # also while the server does not answer: it can be cut
         try:
             await self._create_table(connection)
         except BaseException:
-            await connection.close()
+            await self.close()
             raise
-        self._connection = connection
         return connection
 
     async def _create_table(self, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -87,6 +108,12 @@ class PostgresDatabase:
                 "url or table in its [[sinks]] table"
             )
         return message
+
+
+def _cut(connection: psycopg.AsyncConnection[Any]) -> None:
+    """End the connection for those who wait for an answer: they get `psycopg.OperationalError`."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 def _without_nul(row: Row) -> Row:

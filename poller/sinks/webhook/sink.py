@@ -4,7 +4,6 @@ Only 2xx is success. A record that the receiver refuses (4xx) becomes a dead let
 may be the receiver's; an unavailable receiver is retried.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -24,6 +23,7 @@ from poller.core.http_errors import http_error
 from poller.core.log import keep_secret
 from poller.core.protocols import Clock
 from poller.core.retry_after import http_date, parse_retry_after
+from poller.core.shared_timeout import SharedTimeout
 from poller.core.steady_clock import machine_clock_of
 from poller.sinks.backoff import backoff_s
 from poller.sinks.batches import Batch, BatchRefused, BatchSender
@@ -135,8 +135,9 @@ class WebhookSink:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             proxy=self._table.proxy,
-            timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a request
+            timeout=aiohttp.ClientTimeout(),  # none: ours covers all of a request
         )
+        self._timeout = SharedTimeout(self._table.timeout_s)
         if self._key is None:
             log.warning("webhook.unsigned", sink=self.name, secret_env=self._table.secret_env)
         return None
@@ -169,11 +170,9 @@ class WebhookSink:
             **signed_headers(self._key, message, self._signed_at(), body),
         }
         try:
-            async with (
-                asyncio.timeout(self._table.timeout_s),
-                self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                return answer
+            with self._timeout:
+                async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
+                    return answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return MESSAGES.get(http_error(error), "no usable answer")
 

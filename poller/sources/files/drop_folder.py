@@ -63,7 +63,14 @@ class DropFolder:
     """Reads and moves what is in one drop folder."""
 
     def __init__(
-        self, folder: str, writer: ChunkWriter, options: ReadOptions, *, settle_s: float, clock: Clock
+        self,
+        folder: str,
+        writer: ChunkWriter,
+        options: ReadOptions,
+        *,
+        settle_s: float,
+        clock: Clock,
+        moved: MovedFiles,
     ) -> None:
         self._folder = Path(folder)
         self._writer = writer
@@ -76,7 +83,7 @@ class DropFolder:
         self._faults = FaultLog(self._name)
         self._longer_s = max(settle_s, min(LONGER_RESTS * settle_s, LONGEST_REST_S))
         self._has_reported_longer = False
-        self._moved = MovedFiles()
+        self._moved = moved
         self._watch_at = 0.0
 
     async def run(self, *, follow: bool) -> None:

@@ -114,7 +114,7 @@ class FollowedFile:
         for chunk in chunks:
             position = chunk.position
             if self._tail is not None and self._parser is not None:
-                manner = manner_of(self._parser.first_reader, self._options)
+                manner = manner_of(self._parser, self._options)
                 fingerprint = self._tail.fingerprint(position.offset)
                 position = replace(position, fingerprint=fingerprint, digest=f" {manner}")
             added = await self._store.add(self._number, replace(chunk, position=position))

@@ -12,7 +12,17 @@ from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
 from poller.sources.files.open_file import OpenFile, open_file, stat_of
-from poller.sources.files.read_as import OF_ROWS, ReadDigest, has_other_options, manner_before, manner_of
+from poller.sources.files.read_as import (
+    OF_ROWS,
+    ReadDigest,
+    has_other_options,
+    has_rest,
+    headers_before,
+    is_rest_its_own,
+    lacks_headers,
+    manner_of,
+    parser_before,
+)
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -58,7 +68,7 @@ async def feed(
 
         async def commit(chunk: Chunk) -> None:
             offset = chunk.position.offset
-            noted = f"{digest.up_to(offset)} {manner_of(parser.first_reader, options)}"
+            noted = f"{digest.up_to(offset)} {manner_of(parser, options)}"
             if file.seekable:
                 position = replace(chunk.position, fingerprint=file.fingerprint(offset), digest=noted)
                 chunk = replace(chunk, position=position)
@@ -135,10 +145,16 @@ async def _digest_of_all(file: OpenFile, position: Position) -> ReadDigest | Non
 
 
 async def is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions, name: str) -> bool:
-    """Whether the lines before `position` would now be read as they were: from the same column, for the same account.
-    Where the state does not know how they were, whether each has a task. `name` is the source's in the store."""
+    """Whether the lines before `position` would now be read as they were: from the same column, for the same account;
+    and what follows them is the rest. Where the state does not know how they were, whether each has a task. `name` is
+    the source's in the store."""
+    if has_rest(file, position) and not is_rest_its_own(file, position, options):
+        return False
+    begun = parser_before(file, position.offset, options)
+    if has_rest(file, position) and lacks_headers(position, begun):
+        return False
     noted = position.digest.split(" ")[1:OF_ROWS]
-    now = manner_before(file, position.offset, options).split(" ")[: OF_ROWS - 1]
+    now = manner_of(begun, options).split(" ")[: OF_ROWS - 1]
     if not noted:
         return not position.ended or (await _count(file, position, store, options)).unknown == 0
     if noted[0] != now[0]:
@@ -189,7 +205,8 @@ def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: 
     start = _resume_position(file, start, content)
     width = len(content.break_bytes)
     last = file.at(start.offset - width, width) if start.offset else b""
-    return Parser.resumed(options, name, start, content, file.blocks_before(start.offset), last), start
+    before, headers = file.blocks_before(start.offset), headers_before(file, start)
+    return Parser.resumed(options, name, start, content, before, last, headers), start
 
 
 def _resume_position(file: OpenFile, start: Position, content: Content) -> Position:

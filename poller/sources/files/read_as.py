@@ -2,19 +2,17 @@
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from poller.core.model import Position
 from poller.sources.files.open_file import OpenFile
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.content import recognize
+from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.csv_table import CsvReader
 from poller.sources.parsing.parser import Parser
 
-if TYPE_CHECKING:
-    from poller.sources.parsing.line_reader import LineReader
-
-
-OF_ROWS = 3  # place of the digest of an import's options in what is noted
+OF_ROWS, OF_REST = 3, 4  # places of the digest of an import's options, and of what the rest needs, in what is noted
+_HALF = "half"
 
 
 class ReadDigest:
@@ -58,15 +56,49 @@ class ReadDigest:
         return self._found.hexdigest()
 
 
-def manner_of(reader: "LineReader | None", options: ReadOptions) -> str:
-    """Return short digests: of what decides which tasks the lines of a file are, whose first format `reader` reads, of
-    what else decides which lines are rejected, and of the options with which rows are imported."""
+def manner_of(parser: Parser, options: ReadOptions) -> str:
+    """Return short digests: of what decides which tasks the lines of a file are, in the first format it has, of what
+    else decides which lines are rejected, and of the options with which rows are imported; then what reading on
+    depends on: the kind of content, whether the file may be half written, and the places of headers in force."""
+    reader = parser.first_reader
     named = options.rows.columns.named.get("url") if options.rows is not None else options.id_column
     place: tuple[object, ...] = () if reader is None else (named,)
     if isinstance(reader, CsvReader):
         place = (reader.delimiter, reader.id_at, reader.account_at, reader.has_header)
     tasks = (options.rows is not None, *place, options.default_account)
-    return " ".join(map(_short, (tasks, (options.format, named, sorted(options.accounts)), _of_rows(options))))
+    digests = map(_short, (tasks, (options.format, named, sorted(options.accounts)), _of_rows(options)))
+    rest = [_kind(parser.content), *([_HALF] if parser.ends_within_record else [])]
+    return " ".join((*digests, ":".join((*rest, *(f"{offset}+{length}" for offset, length in parser.headers)))))
+
+
+def _kind(content: Content | None) -> str:
+    return "none" if content is None else "json" if content.is_json else content.break_bytes.hex()
+
+
+def headers_before(file: OpenFile, position: Position) -> dict[tuple[int, int], bytes]:
+    """Return the later headers in force at `position`, by their places: offset and bytes."""
+    noted = ":".join(position.digest.split(" ")[OF_REST:]).split(":")
+    pairs = (place.split("+") for place in noted if "+" in place)
+    places = [(int(offset), int(length)) for offset, length in pairs]
+    return {(offset, length): file.at(offset, length) for offset, length in places}
+
+
+def has_rest(file: OpenFile, position: Position) -> bool:
+    """Whether anything of a file that was read up to `position` may still be read."""
+    return position.offset > 0 and not (position.ended and file.size == position.offset)
+
+
+def is_rest_its_own(file: OpenFile, position: Position, options: ReadOptions) -> bool:
+    """Whether what follows `position` is no part of a record that was half written, and the file is not known by now
+    as other content."""
+    kind, *others = (position.digest.split(" ")[OF_REST:] or [""])[0].split(":")
+    now = _kind(recognize(file.beginning(), options.format, file.name))
+    return kind in ("", now) and not (position.ended and _HALF in others)
+
+
+def lacks_headers(position: Position, parser: Parser) -> bool:
+    """Whether an earlier version did not note the headers of a table, whose beginning `parser` has read."""
+    return isinstance(parser.first_reader, CsvReader) and not position.digest.split(" ")[OF_REST:]
 
 
 def _of_rows(options: ReadOptions) -> tuple[object, ...]:
@@ -80,11 +112,11 @@ def has_other_options(noted: str, options: ReadOptions) -> bool:
     return len(digests) > OF_ROWS and digests[OF_ROWS] != _short(_of_rows(options))
 
 
-def manner_before(file: OpenFile, offset: int, options: ReadOptions) -> str:
-    """Return how the first `offset` bytes of a file would be read now. Raises `InputError` as reading them would."""
+def parser_before(file: OpenFile, offset: int, options: ReadOptions) -> Parser:
+    """Return a parser that has read how the first `offset` bytes of a file begin, as they would be read now. Raises
+    `InputError` as reading them would."""
     content = recognize(file.beginning(), options.format, file.name) if offset else None
-    parser, _ = Parser.of_beginning(options, file.name, content, file.blocks_before(offset))
-    return manner_of(parser.first_reader, options)
+    return Parser.of_beginning(options, file.name, content, file.blocks_before(offset))
 
 
 def _short(values: tuple[object, ...]) -> str:

@@ -1,4 +1,6 @@
-"""Which source of a run reads which file, so that none is read twice: not by two sources, not under two names."""
+"""Which source of a run reads which file, so that none is read twice: not by two sources, not under two names; and what
+outlives a source that a reload replaces.
+"""
 
 import os
 from collections import Counter
@@ -9,6 +11,7 @@ import structlog
 
 from poller.core import open_files
 from poller.core.errors import UnreadableInput
+from poller.sources.files.moved_files import MovedFiles
 from poller.sources.files.open_file import OpenFile
 
 log = structlog.get_logger("poller")
@@ -22,6 +25,7 @@ class FileRegistry:
     """Shared by all sources of a run. A path belongs to the source that claimed it first, until that releases it."""
 
     def __init__(self) -> None:
+        self._moved: dict[str, MovedFiles] = {}  # by the drop folder's real path
         self._claims: dict[str, object] = {}  # the source that reads it, by real path
         self._followed: Counter[tuple[int, int]] = Counter()  # device and inode
         self._places = 0  # taken
@@ -34,6 +38,10 @@ class FileRegistry:
     def release(self, source: object) -> None:
         """Release all that `source` claimed."""
         self._claims = {path: claimant for path, claimant in self._claims.items() if claimant != source}
+
+    def moved_from(self, folder: str) -> MovedFiles:
+        """Return the files that were moved out of a drop folder, by whichever source: a reload replaces them."""
+        return self._moved.setdefault(os.path.realpath(folder), MovedFiles())
 
     @contextmanager
     def place(self, source: str) -> Iterator[None]:

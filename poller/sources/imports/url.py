@@ -5,6 +5,8 @@ from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from poller.core.text import CUT_OFF
+
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _NEXT_URL = re.compile(r"(?i)[\s,;|]\s*https?://")  # behind a separator
 _USUAL = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]{1,4})?/[!-~]*")  # what needs no parser: 1 µs instead of 8
@@ -52,6 +54,8 @@ def _text_fault(text: str) -> str | None:
         return "the URL is a formula: copy the column and paste it as values"
     if not re.match(r"(?i)https?://", text):
         return "the URL does not begin with http:// or https://"
+    if text.endswith(CUT_OFF):
+        return "the URL is not whole, as in what `poller report --csv` writes: import what `--resubmit` writes"
     if _NEXT_URL.search(text) and _CONTROL.search(text):
         return "there is more than one URL in the cell: write a row for each"
     if _CONTROL.search(text):

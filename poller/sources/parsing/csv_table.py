@@ -47,11 +47,13 @@ class CsvReader:
             try:
                 taken, fields = self._record(lines, at, final)
             except ValueError as reason:
+                into.is_cut_off |= final and isinstance(reason, CutOff)
                 into.reject(first + at, lines[at], reason)
-                at += 1
+                at, into.lines_of_last = at + 1, 1
                 continue
             if taken == 0:
                 break
+            into.lines_of_last = taken
             try:
                 into.take(self._task(fields))
             except OtherHeader as header:
@@ -75,9 +77,10 @@ class CsvReader:
         if record.lacks_lines and not final:
             return 0, []
         if record.unclosed:
-            raise ValueError("a quoted value is not closed")
+            raise (CutOff if record.lacks_lines else ValueError)("a quoted value is not closed")
         if record.taken > 1 and len(fields) != len(self.names):
-            raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
+            misfit = CutOff if at + record.taken == len(lines) else ValueError
+            raise misfit(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
         if record.taken > 1 and not _whole_record(self.delimiter).fullmatch("".join(record.text)):
             raise ValueError("a quoted value is not closed before the next quote, which begins another one")
         if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
@@ -122,21 +125,20 @@ class CsvReader:
             return ValueError("a second header line, not a record")
         return OtherHeader(table)
 
-    def latest(self, block: bytes) -> "CsvReader":
-        """Return the reader of what follows `block`, whole lines of UTF-8 which this one has read before."""
-        table = self
-        for line in _header_lines(self.options).findall(block) if self.header_words else ():
-            fields = (
-                columns_or_none(line.decode("utf-8", "replace").removeprefix("\ufeff").strip(), table.delimiter) or []
-            )
-            if table._is_header(fields) and isinstance(found := table._second_header(fields), OtherHeader):
-                table = found.table
-        return table
+    def below(self, header: Sequence[Line]) -> "CsvReader":
+        """Return the reader of what follows the lines of a later header."""
+        fields = _fields(iter([f"{text_of(line)}\n" for line in header]), self.delimiter)
+        found = self._second_header([field.replace("\n", " ") for field in fields])
+        return found.table if isinstance(found, OtherHeader) else self
 
     def is_record(self, text: str) -> bool:
         """Whether a line alone is a record: every column and a usable id."""
         fields = columns_or_none(text, self.delimiter) or []
         return len(fields) == len(self.names) and _is_id(without_mark(fields[self.id_at]))
+
+
+class CutOff(ValueError):
+    """A record over lines that is broken where the lines at hand end: the rest may only not be written yet."""
 
 
 class OtherHeader(ValueError):
@@ -149,12 +151,6 @@ class OtherHeader(ValueError):
             else "a second header line, of other columns: the lines after it are read under it"
         )
         self.table = table
-
-
-def _header_lines(options: ReadOptions) -> re.Pattern[bytes]:
-    """Return what finds the lines with a value that names the id column."""
-    names = b"|".join(re.escape(name.encode()) for name in options.id_names)
-    return re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:.*[,;\t|])?[\" ]*(?:" + names + rb")[\" ]*(?:[,;\t|].*)?\r?$")
 
 
 class _RecordLines:

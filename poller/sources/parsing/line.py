@@ -39,6 +39,8 @@ class ParsedLines:
     fed: list[Fed] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     blank: int = 0
+    lines_of_last: int = 1  # lines that the latest record took
+    is_cut_off: bool = False  # the input ended within a record
     successor: Any = None  # the reader of the lines that follow, where the latest one was a header of other columns
 
     def take(self, fed: Fed | None) -> None:

@@ -59,6 +59,11 @@ class LineSplitter:
         """Whether the input so far ends without a line break."""
         return self._size > 0 or self._partial != b""
 
+    @property
+    def is_within_value(self) -> bool:
+        """Whether the input so far ends within a character, or within a value over several lines."""
+        return self._partial != b""
+
     def rest(self) -> Line | None:
         """Return the last line of the input where it has no line break."""
         if self._partial:
@@ -121,6 +126,10 @@ class JsonSplitter(LineSplitter):
 
     def push(self, block: bytes) -> list[Line]:
         return [self._element(line) for line in super().push(block)]
+
+    @property
+    def is_within_value(self) -> bool:
+        return self._partial != b"" or (self._size > 0 and (self._depth > 0 or self._in_string))
 
     def rest(self) -> Line | None:
         """As before; white space after the end is none, and an array without an end gives a line that is refused."""

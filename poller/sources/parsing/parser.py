@@ -1,7 +1,7 @@
 """Turn blocks of bytes into chunks of parsed lines. Pure: the result does not depend on the size of the blocks."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
@@ -18,6 +18,7 @@ from poller.sources.parsing.line_reader import LineReader, reader_for
 from poller.sources.parsing.lines import JsonSplitter, Line, LineSplitter, excerpt
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?\s*", re.IGNORECASE)  # a first line that Excel reads and writes
+CSV_LINES = 5_000  # a chunk: one whose quote is not closed, or that is rejected, costs ten times a plain one
 _BLANK = f"{whitespace},;"  # what an empty row of a table has
 
 
@@ -31,63 +32,57 @@ class Parser:
         self._options = options
         self._source = source
         self._position = Position()
-        self._content = content
+        self.content = content
         self._splitter = LineSplitter(options.max_line_bytes, Content())
         self._beginning = bytearray()  # what was not recognized yet
         self._nuls = 0  # before it: a writer went on at its old offset after its file was truncated
         self._pending: list[Line] = []
         self._delimiter: str | None = None  # named by a first line `sep=;`
+        self.headers: tuple[tuple[int, int], ...] = ()  # offset and bytes of the later ones that `reader` follows from
+        self.ends_within_record = False  # the input has ended where it may be only half written
+        self._lines_of_last = 1  # of the latest record
 
     @classmethod
-    def of_beginning(
-        cls, options: ReadOptions, source: str, content: Content | None, before: Iterator[bytes]
-    ) -> tuple[Self, bytes]:
-        """Return a parser that has read as much of `before` as shows the format, and what is after its last line."""
-        parser, tail = cls(options, source, content), b""
+    def of_beginning(cls, options: ReadOptions, source: str, content: Content | None, before: Iterator[bytes]) -> Self:
+        """Return a parser that has read as much of `before` as shows the format."""
+        parser = cls(options, source, content)
         for block in before:
             for _chunk in parser.push(block):
                 pass
             parser.flush()
-            tail = block[block.rfind(b"\n") + 1 :]
             if parser.reader is not None:
-                return parser, tail
+                return parser
         for _chunk in parser.end():
             pass
-        return parser, tail
+        return parser
 
     @classmethod
     def resumed(
-        cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes], last: bytes
+        cls,
+        options: ReadOptions,
+        source: str,
+        start: Position,
+        content: Content,
+        before: Iterator[bytes],
+        last: bytes,
+        headers: Mapping[tuple[int, int], bytes],
     ) -> Self:
         """Return a parser for what follows `start`, in the format that the input `before` it shows; `last` are the last
-        bytes of that."""
+        bytes of that, `headers` the later ones that were in force, by their places."""
         parser = cls(options, source)
         if start.offset == 0:
             return parser
         parser._begin(content, last)
-        known, tail = cls.of_beginning(options, source, content, before)
-        parser.reader, parser._delimiter = known.reader, known._delimiter  # noqa: SLF001 - of this class
+        known = cls.of_beginning(options, source, content, before)
+        parser.reader, parser._delimiter = known.first_reader or known.reader, known._delimiter  # noqa: SLF001 - of this class
         parser.first_reader = known.first_reader
-        if isinstance(known.reader, CsvReader) and known.reader.header_words:
-            parser.reader = known._latest_table(known.reader, tail, before, content)  # noqa: SLF001 - as above
+        for header in headers.values():
+            splitter = LineSplitter(options.max_line_bytes, content)
+            lines = splitter.push(header) + [line for line in (splitter.rest(),) if line is not None]
+            parser.reader = parser.reader.below(lines) if isinstance(parser.reader, CsvReader) else parser.reader
+        parser.headers = tuple(headers)
         parser._position = replace(start, fingerprint="", ended=False, digest="")
         return parser
-
-    def _latest_table(
-        self, table: CsvReader, tail: bytes, before: Iterator[bytes], content: Content
-    ) -> LineReader | None:
-        """Return the table at the end of `before`, which may hold headers of other columns; `tail` is a part of its
-        first line. Reads records only where the text is encoded otherwise than usual."""
-        if (content.encoding, content.line_break) != ("utf-8", "\n"):
-            for block in before:
-                for _chunk in self.push(block):
-                    pass
-                self.flush()
-            return self.reader
-        for block in before:
-            lines, separator, tail_of_block = (tail + block).rpartition(b"\n")
-            table, tail = table.latest(lines), tail_of_block if separator else tail + block
-        return table.latest(tail)
 
     def use_accounts_of(self, options: ReadOptions | None) -> None:
         """Read what comes from now on for the accounts of these options; None: go on as before."""
@@ -123,6 +118,8 @@ class Parser:
     def _full_chunk(self) -> int:
         """Return how many of the lines at hand make a full chunk; 0 where they make none yet."""
         lines, most_bytes = self._options.chunk_lines, self._options.chunk_bytes
+        if self.reader is None or isinstance(self.reader, CsvReader):
+            lines = min(lines, CSV_LINES)
         sizes = self._splitter.sizes[:lines]
         full = lines if len(sizes) >= lines else 0
         if sum(sizes) < most_bytes:
@@ -139,17 +136,26 @@ class Parser:
     def end(self) -> Iterator[Chunk]:
         """Yield what is left. The last chunk, which may be empty, marks the source as ended."""
         self._end_beginning()
+        self.ends_within_record = self._splitter.is_within_value
         last = self._splitter.rest()
         if last is not None:
             self._pending.append(last)
-        while 0 < (count := self._full_chunk()) < len(self._pending):
+        chunk = None
+        while self._pending:
+            count = self._full_chunk() or len(self._pending)
             chunk = self._take(count, final=True)
-            if chunk is not None:
+            if chunk is not None and self._pending:
                 yield chunk
-        chunk = self._take(len(self._pending), final=True)
+        self.ends_within_record |= last is not None and self._may_go_on
         offset = self._position.offset + self._splitter.trailing_bytes
         self._position = replace(self._position, offset=offset, ended=True)
         yield replace(chunk or Chunk(fed=(), rejected=(), blank=0, position=self._position), position=self._position)
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether more than the last line may have been read otherwise for it to have no line break."""
+        is_header = bool(self.headers) and sum(self.headers[-1]) == self._position.offset
+        return self.reader is None or self._lines_of_last > 1 or is_header
 
     def end_within_line(self, reason: str) -> Iterator[Chunk]:
         """As `end`, but reject a last line without a line break: it is only a part of one."""
@@ -183,13 +189,13 @@ class Parser:
     def _recognize(self) -> None:
         beginning = bytes(self._beginning)
         self._beginning.clear()
-        content = self._content or recognize(beginning[:BEGINNING_BYTES], self._options.format, self._source)
+        content = self.content or recognize(beginning[:BEGINNING_BYTES], self._options.format, self._source)
         self._begin(content)
         self._position = replace(self._position, offset=self._nuls + content.mark_bytes)
         self._pending += self._splitter.push(beginning[content.mark_bytes :])
 
     def _begin(self, content: Content, before: bytes = b"") -> None:
-        self._begun = True
+        self._begun, self.content = True, content
         most = self._options.max_line_bytes
         self._splitter = JsonSplitter(most, content, before) if content.is_json else LineSplitter(most, content)
         if content.is_json and self._options.rows is None:
@@ -229,6 +235,7 @@ class Parser:
         """Read lines at hand; return how many that took."""
         taken = 0 if self.reader else self._detect(count, into, final=final)
         self.first_reader = self.first_reader or self.reader
+        done, offset, sizes = 0, self._position.offset, self._splitter.sizes
         while self.reader and taken < count:
             taken += self.reader.read(
                 self._pending[taken:] if taken else self._pending,
@@ -239,8 +246,22 @@ class Parser:
             )
             if into.successor is None:
                 break
+            header = into.rejected[-1].line - self._position.line - 1
+            offset, length = offset + sum(sizes[done:header]), sum(sizes[header:taken])
+            self._note_header(into.successor, (offset, length))
             self.reader, into.successor = into.successor, None
+            done, offset = taken, offset + length
+        self.ends_within_record |= into.is_cut_off
+        self._lines_of_last = into.lines_of_last
         return taken
+
+    def _note_header(self, table: CsvReader, place: tuple[int, int]) -> None:
+        """Note a header of other columns. One that is not clear is understood by the clear one before it."""
+        if not table.unclear:
+            self.headers = ()
+        elif isinstance(self.reader, CsvReader) and self.reader.unclear:
+            self.headers = self.headers[:-1]
+        self.headers = (*self.headers, place)
 
     def _detect(self, count: int, into: ParsedLines, *, final: bool) -> int:
         """Read lines up to the first that shows the format, a CSV header included; return how many.
@@ -258,6 +279,7 @@ class Parser:
                 into.reject(self._position.line + at + 1, line, reason)
                 continue
             into.blank += header_lines
+            into.lines_of_last = max(1, header_lines)
             return at + header_lines
         return count
 
@@ -268,6 +290,7 @@ class Parser:
         following = self._following(at + taken)
         if (taken == 0 or (taken > 1 and following is None)) and not final:
             return 0
+        self.ends_within_record |= taken == 0
         if taken > 1:
             with suppress(ValueError, InputError):
                 reader = reader_for(text, self._options, self._source, self._delimiter, following)

@@ -113,6 +113,15 @@ async def find_due(
     return [rows.import_row_of(account, row) for row in await found.fetchall()]
 
 
+async def unsure_due(connection: AsyncConnection, account: str, limit: int, leased: Collection[int]) -> list[float]:
+    found = await connection.execute(
+        f"SELECT due_at FROM import_row WHERE {OF_ACCOUNT} AND task IS NULL AND lost > 0"  # noqa: S608 - our own text
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at LIMIT %s",
+        (account, list(leased), limit),
+    )
+    return [due_at for (due_at,) in await found.fetchall()]
+
+
 async def next_due_of(
     connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
 ) -> dict[str, float]:

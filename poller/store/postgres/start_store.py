@@ -133,5 +133,8 @@ class PostgresStarts(StartStore):
     async def underway(self, account: str) -> int:
         return await self._read(import_sums.underway, account)
 
+    async def unsure_due(self, account: str, limit: int) -> list[float]:
+        return await self._read(import_rows.unsure_due, account, limit, tuple(self._leased))
+
     async def landed(self, account: str, limit: int) -> int:
         return await self._read(import_sums.landed, account, limit)

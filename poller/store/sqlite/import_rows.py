@@ -105,6 +105,15 @@ def claim(
     return [import_row_of(account, row) for row in found if row[0] not in leased][:limit]
 
 
+def unsure_due(connection: Connection, account: str, limit: int, leased: Collection[int]) -> list[float]:
+    found = connection.execute(
+        "SELECT key, due_at FROM import_row INDEXED BY import_row_due WHERE account ="
+        " (SELECT id FROM account WHERE name = ?) AND task IS NULL AND lost > 0 ORDER BY due_at LIMIT ?",
+        (account, limit + len(leased)),
+    ).fetchall()
+    return [due_at for key, due_at in found if key not in leased][:limit]
+
+
 def next_due_at(connection: Connection, account: str, leased: Collection[int]) -> float | None:
     found = connection.execute(
         "SELECT key, due_at FROM import_row INDEXED BY import_row_due WHERE account ="

@@ -92,5 +92,8 @@ class SqliteStarts(StartStore):
     async def underway(self, account: str) -> int:
         return self._read(import_sums.underway, account)
 
+    async def unsure_due(self, account: str, limit: int) -> list[float]:
+        return self._read(import_rows.unsure_due, account, limit, self._leased)
+
     async def landed(self, account: str, limit: int) -> int:
         return self._read(import_sums.landed, account, limit)

@@ -91,9 +91,9 @@ class Overview:
             hosts=hosts_view(history.hosts),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={name: sink for status in others.values() for name, sink in status.sinks.items()}
-            | {loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+            | {loop.sink.name: sink_readiness(loop) for loop in service.deliveries.loops},
             warning=service.failures.warning,
-            refusals={loop.sink.name: loop.refusal for loop in service.delivery_loops if loop.refusal is not None},
+            refusals={loop.sink.name: loop.refusal for loop in service.deliveries.loops if loop.refusal is not None},
             fleet=None if fleet is None else fleet.snapshot,
         )
 
@@ -117,7 +117,7 @@ class Overview:
             landed={kind: metrics.landed[kind] for kind in Kind},
             tried_again=metrics.tried_again,
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
-            sinks=[metrics.sink(loop.sink.name) for loop in self._service.delivery_loops]
+            sinks=[metrics.sink(loop.sink.name) for loop in self._service.deliveries.loops]
             + [sink for status in others.values() for sink in status.delivered],
         )
 

@@ -383,6 +383,7 @@ def test_a_named_column_is_found_in_another_spelling_and_a_near_one_is_named() -
         ("https://a.example.com/a.png\nhttps://a.example.com/b.png", "more than one URL"),
         ('=HYPERLINK("https://a.example.com/a.png")', "a formula"),
         ("https://a.example.com/a b.png", "%20"),
+        ("https://a.example.com/download?…", "--resubmit"),
     ],
 )
 def test_the_reason_names_what_is_wrong_with_a_url(cell: str, reason: str) -> None:
