@@ -42,7 +42,7 @@ bench-timing: $(READY) ## Compare when-to-poll policies on simulated accounts; w
 	$(BIN)/python -m bench.timing --goals
 
 soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
-	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/store/test_machine.py
+	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/store/test_machine.py tests/store/test_rows_machine.py
 
 crash: $(READY) ## Kill and fail the real process at every system call, and cut its power; needs strace; takes hours
 	$(BIN)/python -m campaign.crash --points all --tasks 30

@@ -159,4 +159,11 @@ START_BUGS = (
         new="                now,\n",
         tests=SERVICE,
     ),
+    Bug(
+        name="another-attempt-sends-what-the-first-one-sent",
+        file="poller/engine/retries.py",
+        old='named = row if attempts == 1 else f"{row}~{attempts}"',
+        new="named = row",
+        tests=("engine/test_retries",),
+    ),
 )

@@ -45,11 +45,13 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
     """
     from poller.sinks import written_files
     from poller.sinks.files.csv_lines import CSV
+    from poller.sources.parsing.content import BEGINNING_BYTES, refuse_other_content
 
     for path in files:
         for file_path in written_files(path) if "%" in path.name else [path]:
             try:
                 with file_path.open("rb") as file:
+                    refuse_other_content(file.peek()[:BEGINNING_BYTES], str(file_path))
                     if file.peek().startswith(tuple(each.header for each in (CSV, *CSV.older))):
                         raise InputError(
                             f"{file_path} is a csv sink's: its rows are not whole records; name a jsonl file"

@@ -46,6 +46,12 @@ async def test_a_record_that_is_there_twice_is_named_with_its_line() -> None:
     assert await differences([*LINES, LINES[1]]) == ["line 6: task t2 of account default is in the file twice"]
 
 
+async def test_a_record_that_is_there_twice_in_front_of_its_place_is_named() -> None:
+    assert await differences([LINES[4], LINES[4], *LINES[:4]]) == [
+        "line 2: task t5 of account default is in the file twice"
+    ]
+
+
 async def test_a_changed_record_is_named_once() -> None:
     changed = [LINES[0], record(2, "changed").body, *LINES[2:]]
     assert await differences(changed) == ["line 2: task t2 of account default differs from its record"]

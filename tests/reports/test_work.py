@@ -131,6 +131,13 @@ def test_dead_letters_that_were_replayed_do_not_hide_new_ones() -> None:
     assert exit_code(second, work_of(second, note)) is Exit.NOT_ALL_COMPLETE
 
 
+def test_dead_letters_that_were_replayed_while_work_was_left_do_not_hide_new_ones_of_that_work() -> None:
+    second = with_next(DEAD)
+    begun = encode(work_note(encode(work_note(None, NOTHING)), DEAD))  # the second piece of work, which is stopped
+    replayed = work_note(begun, replace(with_next(SUMS), waiting=1))
+    assert exit_code(second, work_of(second, work_note(encode(replayed), with_next(SUMS)))) is Exit.NOT_ALL_COMPLETE
+
+
 def test_the_text_counts_this_run_and_completes_its_commands() -> None:
     second = with_next(CANCELED, tasks=1, rejected=1)
     note = work_note(encode(work_note(None, NOTHING)), CANCELED)
