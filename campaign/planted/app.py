@@ -115,4 +115,11 @@ APP_BUGS = (
         new="",
         tests=("app/test_reload",),
     ),
+    Bug(
+        name="an-account-that-comes-has-all-sinks-opened-again",
+        file="poller/app/reload.py",
+        old="(hidden_as_before or not isinstance(loop.sink, CommandSink))",
+        new="hidden_as_before",
+        tests=("app/test_reload",),
+    ),
 )

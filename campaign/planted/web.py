@@ -4,6 +4,13 @@ from campaign.planted.bug import Bug
 
 WEB_BUGS = (
     Bug(
+        name="a-stalled-viewer-keeps-its-stream",
+        file="poller/web/dashboard/__init__.py",
+        old="            async with asyncio.timeout(MAX_SEND_S):",
+        new="            async with asyncio.timeout(None):",
+        tests=("web/dashboard/test_overview",),
+    ),
+    Bug(
         name="other-refs-of-a-request-unnoticed",
         file="poller/web/add_tasks.py",
         old="        self.other_refs += added.other_refs\n",

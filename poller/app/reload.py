@@ -20,6 +20,7 @@ from poller.core.request_protocols import TokenSource
 from poller.engine import DeliveryLoop, Lane, Service
 from poller.engine.import_lane import ImportLane
 from poller.sinks import SinkSpec
+from poller.sinks.command.sink import CommandSink
 from poller.sources import Source, check_sources
 
 log = structlog.get_logger("poller")
@@ -149,14 +150,14 @@ class Reload:
     # --- sinks
 
     async def _apply_to_sinks(self, new: Settings) -> None:
-        """Open new sinks, and again those that changed or had stopped, or all where they must not see other variables;
+        """Open new sinks, and again those that changed or had stopped, and commands that must not see other variables;
         then close those not wanted any more. Where one cannot be opened, restore all."""
         old, loops = self.settings, self.service.deliveries.loops
         specs, hidden_as_before = old.sink_specs, old.secret_variables() == new.secret_variables()
         kept = {
             repr(spec): loop
             for spec, loop in zip(specs, loops, strict=True)
-            if hidden_as_before and not _must_reopen(loop, spec)
+            if (hidden_as_before or not isinstance(loop.sink, CommandSink)) and not _must_reopen(loop, spec)
         }
         wanted = self.builder.delivery_loops(new, kept)
         fresh = [loop for loop in wanted if loop not in kept.values()]

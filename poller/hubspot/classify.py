@@ -100,7 +100,10 @@ def _refusal(
         case 401 if not is_hubspots(headers, problem):
             return _unmarked_401(is_web_page=_is_html(headers, body))
         case 401 | 530:
-            return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
+            otherwise = (
+                "" if is_hubspots(headers, problem) else ", unless HubSpot's own network fails"
+            )  # Cloudflare's 530
+            return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it{otherwise}"
         case 403 if is_hubspots(headers, problem) or _scopes(problem):
             return "scope_missing", _forbidden(problem)
         case 511 if not is_hubspots(headers, problem):

@@ -272,6 +272,21 @@ async def test_a_sink_that_a_reload_adds_after_tasks_were_pruned_shows_no_backlo
             assert shown == {sink.name: sink.undelivered for sink in (await simulation.sums()).sinks if sink.attached}
 
 
+async def test_an_account_that_is_added_leaves_sinks_at_work_that_see_no_variables(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Each was opened again: a line of stdout that its reader had half of began once more within that line, and a
+    webhook forgot how often it had tried a record."""
+    simulation = Reloaded(tmp_path, clock)
+    simulation.environ["OTHER"] = "pat-na1-second"
+    async with simulation.at_work(simulation.folder / "ids.txt"):
+        assert simulation.service is not None
+        (loop,) = simulation.service.deliveries.loops
+        await simulation.reload(accounts={"default": {"token_env": "HUBSPOT_TOKEN"}, "b": {"token_env": "OTHER"}})
+        assert sorted(simulation.service.lanes) == ["b", "default"]
+        assert simulation.service.deliveries.loops == [loop]
+
+
 async def test_a_state_that_fails_while_sinks_are_exchanged_refuses_the_reload_and_all_is_as_it_was(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -457,6 +457,7 @@ def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
     assert outcome.reason == "token_refused"
     assert ("EXPIRED_AUTHENTICATION" in outcome.detail) == (b"EXPIRED" in body)
     assert "pat-na1" not in outcome.detail
+    assert ("unless HubSpot's own network fails" in outcome.detail) == (status == 530 and not body)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from poller.reports.charts import THEME
 from poller.web.dashboard.snapshot import Snapshots
-from poller.web.responses import RequestRefused
+from poller.web.responses import MAX_SEND_S, RequestRefused
 
 FILES: Mapping[str, tuple[str | Path, str]] = {
     "/": ("page.html", "text/html"),
@@ -74,15 +74,18 @@ class _Streams:
         self._open += 1
         try:
             await response.prepare(request)
-            with suppress(ConnectionResetError):
-                await self._send(response)
+            await self._send(response)
+        except (ConnectionResetError, TimeoutError):  # the viewer is gone, or takes nothing more
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._open -= 1
         return response
 
     async def _send(self, response: web.StreamResponse) -> None:
         while not self._ending.is_set():
-            await response.write(b"data: " + await self._snapshots.json() + b"\n\n")
+            async with asyncio.timeout(MAX_SEND_S):
+                await response.write(b"data: " + await self._snapshots.json() + b"\n\n")
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._ending.wait()

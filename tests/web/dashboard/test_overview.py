@@ -1,6 +1,7 @@
 """The live page's data equals the store's. In memory, on virtual time."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 
 from poller.core.deliveries import Delivery, Written
 from poller.core.model import Kind
@@ -20,6 +22,7 @@ from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.sinks.stdout import StdoutSink
 from poller.web.dashboard import FILES
 from poller.web.dashboard.snapshot import FRESH_S, Snapshots
+from poller.web.responses import MAX_SEND_S
 from tests.support.simulation import TOKEN, Simulation
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
@@ -213,6 +216,26 @@ async def test_no_more_than_a_few_streams_are_served_at_once(
         await asyncio.sleep(5)
         async with session.get("/v1/overview/stream") as third:
             assert third.status == 200
+
+
+async def test_a_viewer_that_takes_nothing_more_makes_room_for_another(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 clients that did not read kept every other page out, for good."""
+    monkeypatch.setattr("poller.web.dashboard.MAX_STREAMS", 1)
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:600")))
+
+    async def write(_self: web.StreamResponse, _data: bytes) -> None:
+        await asyncio.sleep(math.inf)
+
+    async with visited(simulation, simulation.write_ids(2)) as session:
+        with monkeypatch.context() as stalled:
+            stalled.setattr(web.StreamResponse, "write", write)
+            first = await session.get("/v1/overview/stream")
+            await asyncio.sleep(MAX_SEND_S + 1)
+        async with session.get("/v1/overview/stream") as second:
+            assert second.status == 200
+        first.close()
 
 
 @pytest.mark.parametrize("path", sorted(FILES))
