@@ -49,6 +49,7 @@ ENVIRON = {
     "POLLER_POLLING__MISSING_AGAIN_S": "0.1",
     "POLLER_POLLING__FAILURE_GAP_S": "0.1",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "SSL_CERT_FILE": os.devnull,  # importing aiohttp reads all certificates that the machine has, twice
     "PYTHONPATH": str(Path(poller.__file__).parent.parent),
 }
 

@@ -34,6 +34,7 @@ class Replica:
         self._environ = {
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
+            "SSL_CERT_FILE": os.devnull,  # importing aiohttp reads all certificates that the machine has, twice
             **{token_variable(account): f"{account}.{name}" for account in accounts},
         }
 

@@ -120,8 +120,8 @@ ENGINE_BUGS = (
     Bug(
         name="a-reload-keeps-what-another-path-showed",
         file="poller/engine/lane.py",
-        old="        self._known_ids = KnownIds(self._known_ids.shown_by)\n        self._store.delay_first_polls",
-        new="        self._store.delay_first_polls",
+        old="        self._known_ids = KnownIds(self._known_ids.shown_by)\n        self._witness = self",
+        new="        self._witness = self",
         tests=("app/test_reload",),
     ),
     Bug(

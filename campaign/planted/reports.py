@@ -24,4 +24,25 @@ REPORTS_BUGS = (
         new="{source.name}{many}",
         tests=("reports/test_ledger",),
     ),
+    Bug(
+        name="replayed-dead-letters-hide-new-ones",
+        file="poller/reports/work.py",
+        old="min(sink.dead, note.start.dead.get(sink.name, 0))",
+        new="note.start.dead.get(sink.name, 0)",
+        tests=("reports/test_work",),
+    ),
+    Bug(
+        name="a-record-that-is-twice-is-equal",
+        file="poller/reports/verify.py",
+        old="        numbers.pop(0)\n",
+        new="        numbers.clear()\n",
+        tests=("reports/test_verify",),
+    ),
+    Bug(
+        name="a-first-attempt-that-is-the-latest-not-resubmitted",
+        file="poller/reports/resubmit.py",
+        old="attempt < self._latest.get((account, first), 1)",
+        new="attempt <= self._latest.get((account, first), 1)",
+        tests=("cli/test_report",),
+    ),
 )

@@ -333,11 +333,11 @@ class Lane:
         timing: AccountTiming | None,
         limits: GiveUpRules,
     ) -> None:
-        """Use other settings from the next poll on. When those before showed the account's ids may be of another
-        status path."""
+        """Use other settings from the next poll on. What those before showed of ids may be of another status path."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
         self._known_ids = KnownIds(self._known_ids.shown_by)
+        self._witness = self._witness.renewed()
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

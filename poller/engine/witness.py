@@ -52,6 +52,12 @@ class Witness:
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
 
+    def renewed(self) -> "Witness":
+        """Return one for other settings, perhaps of another status path: it keeps its task, as of an earlier run."""
+        renewed = Witness()
+        renewed.task = self.task and known_task(self.task.account, self.task.task_id)
+        return renewed
+
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""
         self._failing.pop(task.key, None)

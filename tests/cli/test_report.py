@@ -305,6 +305,17 @@ async def test_named_columns_win_over_found_ones(tmp_path: Path, capsys: pytest.
     assert lines(tmp_path / "retry.jsonl") == [{"url": "https://example.com/a", "name": "A"}]
 
 
+async def test_of_rows_in_files_the_latest_attempt_is_resubmitted_also_where_it_is_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("once", "twice", "twice~2", "other~2", "other")
+    rows = [timeout(at, ref={"url": f"https://example.com/{at}"}) | {"row": row} for at, row in enumerate(names)]
+    again = tmp_path / "again.jsonl"
+    await reported(capsys, files=(write(tmp_path, *rows),), resubmit=again)
+    assert [line["url"][-1] for line in lines(again)] == ["0", "2", "3"]
+    assert [line["why_not"][:23] for line in lines(tmp_path / "again.rest.jsonl")] == ["its row was tried again"] * 2
+
+
 async def test_many_rare_reasons_hosts_and_extensions_keep_the_sums_right(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
