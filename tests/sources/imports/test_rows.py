@@ -465,3 +465,16 @@ def test_a_table_whose_lines_are_each_in_quotes_is_named_as_such() -> None:
     text = '"url;sku"\n"https://a.example.com/1.png;7"\n'
     assert rejected(text) == ["the whole line is one quoted value: split the file into columns, and save it again"] * 2
     assert rejected('"Pictures"\n')[0].startswith("neither a URL")
+
+
+def test_a_record_with_more_values_than_columns_or_with_their_names_is_rejected() -> None:
+    reasons = rejected("url,name\nhttps://a.example.com/1,a,b\nurl,name\n")
+    assert ["3 fields under a header of 2" in reasons[0], "a second header line" in reasons[1]] == [True, True]
+
+
+def test_a_value_within_a_template_has_no_spaces_around_it_and_a_text_kept_as_a_formula_its_quotes() -> None:
+    (row,) = read(
+        'url,brand,name\nhttps://a.example.com/1, b ,"=""x""""y"""\n',
+        defaults={"access": "PRIVATE", "folderPath": "/p/{brand}/q"},
+    )
+    assert (body(row)["folderPath"], body(row)["name"]) == ("/p/b/q", 'x"y')
