@@ -266,4 +266,18 @@ STORE_BUGS = (
         new="UPDATE record SET seen_at = seen_at + :by_s",
         tests=("store/test_store",),
     ),
+    Bug(
+        name="what-is-noted-during-a-write-is-never-written",
+        file="poller/store/unsaved.py",
+        old="        if self._noted_accounts or self._noted_knowledge:\n            self._save_soon()\n",
+        new="",
+        tests=("store/test_unsaved",),
+    ),
+    Bug(
+        name="a-later-note-is-forgotten-with-the-one-that-was-written",
+        file="poller/store/unsaved.py",
+        old="        if noted[name] is value:\n",
+        new="        if True:\n",
+        tests=("store/test_unsaved",),
+    ),
 )

@@ -25,7 +25,7 @@ class Kind(StrEnum):
     START_UNKNOWN = "start_unknown"  # of a row: the answers to its starts were lost; a file may be there
 
 
-class Task(Struct, frozen=True, kw_only=True, gc=False):
+class Task(Struct, frozen=True, gc=False):
     """One import task as the store hands it to a worker: its identity, and what was learned so far."""
 
     key: int  # the store's own number, in feeding order

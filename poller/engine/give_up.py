@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from poller.core.errors import ConfigError, GaveUp, TokenRefused
-from poller.core.model import Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
+from poller.core.model import REPORTING, Missing, Outcome, Refused, Throttled, Unreachable
 
 LIMITED_IN_A_ROW = 5  # 429s; fewer may be a window that is used up, however short `give_up_s` is
 REFUSALS_AT_START = 2  # for one reason in a row; one may be a token that was just being replaced
@@ -36,9 +36,12 @@ class GiveUpWatch:
 
     def check(self, outcome: Outcome, now: float) -> None:
         """Take the next outcome. Raises `TokenRefused`, `ConfigError` or `GaveUp`."""
+        if isinstance(outcome, REPORTING):  # as mostly
+            self._had_status |= outcome.status is not None
+            self.forget()
+            return
         match outcome:
-            case Running() | Finished() | Missing():
-                self._had_status |= not isinstance(outcome, Missing) and outcome.status is not None
+            case Missing():
                 self.forget()
             case Refused(reason=reason) | Unreachable(reason=reason):
                 self._limited_since, self._limited_in_a_row = None, 0

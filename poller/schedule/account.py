@@ -164,7 +164,7 @@ class AccountTiming:
         before_at = requested_at if seen_at is None or requested_at > seen_at else seen_at
         if before_at > now:
             before_at = now
-        until_at, is_done = now, isinstance(outcome, Finished)
+        until_at, is_done = now, not isinstance(outcome, Running)
         if is_done:
             if completed_at is not None and completed_at - skew_s < now:
                 until_at = completed_at - skew_s
@@ -201,7 +201,7 @@ class AccountTiming:
         if not 0 <= from_s <= to_s:
             from_s = max(0.0, from_s)
             to_s = max(from_s, to_s)
-        by_age = self.planner.learn(from_s, to_s, is_done, curve)
+        by_age = self.planner.hazard.learn(from_s, to_s, is_done, curve)
         by_line: float | None = None  # by the one that decides
         likelihood = self.by_feeding.learn(value, task.key, seen)
         if likelihood is not None:
@@ -228,7 +228,8 @@ class AccountTiming:
     def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, is_done: bool) -> None:
         if likelihood is not None:
             gain = likelihood - by_age
-            gain = gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
+            if not -MOST_EVIDENCE < gain < MOST_EVIDENCE:
+                gain = math.copysign(MOST_EVIDENCE, gain)
             clock.evidence = evidence = clock.evidence + gain
             if evidence > MOST_LEAD:
                 self._bound_lead(evidence - MOST_LEAD)

@@ -88,7 +88,7 @@ class PollPlanner:
         self.pressure = Pressure()
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
         self._usual_feeding_age_s: float | None = None  # None: to be computed
-        self._events = 0  # since the last plan
+        self._planned_of = self.hazard.finished  # imports, at the last plan
         self._planned_at = -math.inf
         self._curve_of = -1  # number of finished imports that the curve was made of
         self.replan()
@@ -126,11 +126,10 @@ class PollPlanner:
         self.feeding_ages_s.append(age_s)
         self._usual_feeding_age_s = None
 
-    def learn(self, from_s: float, to_s: float, finished: bool, by: HazardCurve | None = None) -> float:
+    def learn(self, from_s: float, to_s: float, finished: bool) -> float:
         """A poll showed that an import was unfinished between these ages, and whether it finished then. Return how
-        likely that was by a curve of its age: by what was known at the latest plan, if none is given."""
-        self._events += finished
-        return self.hazard.learn(from_s, to_s, finished, by or self.curve)
+        likely that was by what was known at the latest plan."""
+        return self.hazard.learn(from_s, to_s, finished, self.curve)
 
     # --- planning
 
@@ -145,10 +144,10 @@ class PollPlanner:
     def refresh(self, now: float, *, plan: bool = True) -> bool:
         """Recompute the plan if that is due; return whether it was. Without `plan`, only follow what was learned."""
         since_s = abs(now - self._planned_at)
-        if since_s < REPLAN_LEAST_S or (since_s < REPLAN_EVERY_S and self._events < REPLAN_EVENTS):
+        events = self.hazard.finished - self._planned_of
+        if since_s < REPLAN_LEAST_S or (since_s < REPLAN_EVERY_S and events < REPLAN_EVENTS):
             return False
-        self._planned_at = now
-        self._events = 0
+        self._planned_at, self._planned_of = now, self.hazard.finished
         if plan:
             self.pressure.update()
             self.replan()

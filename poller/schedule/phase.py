@@ -24,7 +24,7 @@ class PhaseClock:
         shown it too (`seen`)."""
         from_s = before_at - started_at if before_at > started_at else 0.0
         to_s = to_at - started_at if to_at - started_at > from_s else from_s
-        likelihood = self.planner.learn(from_s, to_s, finished)
+        likelihood = self.planner.hazard.learn(from_s, to_s, finished, self.planner.curve)
         if finished:
             self._took_s.append(to_s)
         return likelihood if seen else None

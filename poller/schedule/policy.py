@@ -94,13 +94,13 @@ def decide(
     age_s = age_of(task, now, paused_s)
     overdue = age_s >= polling.deadline_s
     match outcome:
-        case Finished():
-            return Finish(kind=_finished_kind(outcome, polling))
         case Running():
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
             return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
+        case Finished():
+            return Finish(kind=_finished_kind(outcome, polling))
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
         case Throttled() if is_paused or outcome.policy != "migrating":

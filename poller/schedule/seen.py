@@ -24,11 +24,11 @@ class Seen(Struct, frozen=True, gc=False):
 def instants(task: Task, outcome: Running | Finished, now: float) -> tuple[float | None, float | None, float | None]:
     """Return when the import was requested, started and completed, by HubSpot's clock; None where that is unknown or
     impossible."""
-    if isinstance(outcome, Finished):
+    if isinstance(outcome, Running):
+        requested_at, started_at, completed_at = outcome.requested_at, outcome.started_at, None
+    else:
         requested_at, started_at = epoch(outcome.requested_at), epoch(outcome.started_at)
         completed_at = epoch(outcome.completed_at)
-    else:
-        requested_at, started_at, completed_at = outcome.requested_at, outcome.started_at, None
     requested_at = task.requested_at if requested_at is None else requested_at
     started_at = task.started_at if started_at is None else started_at
     first, last = now - OLDEST_S, now + AHEAD_S

@@ -85,23 +85,23 @@ def task_of(account: str, row: Row, lease: int) -> Task:
     """From: the columns of `TASK`."""
     key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, *others = row
     requested_at, seen_at, started_at, start = others
-    return Task(  # spelled out: six times as fast as by `_named`, once a poll
-        key=key,
-        account=account,
-        task_id=task_id,
-        ref=ref,
-        fed_at=fed_at,
-        due_at=due_at,
-        polls=polls,
-        errors=errors,
-        missing_at=missing_at,
-        status=status,
-        paused_base_s=paused_base_s,
-        requested_at=requested_at,
-        seen_at=seen_at,
-        started_at=started_at,
-        lease=lease,
-        start=start,
+    return Task(  # spelled out, once a poll, and in the fields' order: by name, sixteen cost three times as much
+        key,
+        account,
+        task_id,
+        ref,
+        fed_at,
+        due_at,
+        polls,
+        errors,
+        missing_at,
+        status,
+        paused_base_s,
+        requested_at,
+        seen_at,
+        started_at,
+        lease,
+        start,
     )
 
 

@@ -141,6 +141,20 @@ async def test_what_is_no_id_and_in_no_row_ends_with_1_and_both(
     assert "in its id or row, and it is no id: " in err
 
 
+async def test_a_whole_url_names_its_task_though_others_begin_alike(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table cannot tell them apart: of `/download?id=1` and `?id=10` it shows no query."""
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(12)
+    ids.write_text(ids.read_text().replace(".png", ""))
+    await simulation.run(ids)
+    task_id = next(each["task_id"] for each in simulation.records() if each["ref"]["url"].endswith("/1"))
+    code, out, err = await answer(simulation, "https://example.com/1", capsys)
+    assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
+    assert "the only task whose row has it as a whole value" in err
+
+
 async def test_a_file_names_its_task_by_its_url_or_a_piece_of_it(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

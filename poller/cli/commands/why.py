@@ -52,7 +52,7 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
     Exit code 1 where it is not in the state, or where several match, which are then listed; 2 where nothing is named.
     """
     from poller.cli.records import is_worked_on, open_state
-    from poller.core.search import TaskFilter
+    from poller.core.search import TaskFilter, row_of
     from poller.core.starts import NO_TASK
     from poller.reports.task import task_text, task_view
 
@@ -63,15 +63,18 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
         tasks = await store.task_details(task_id) if task_id is not None else ()
         if not tasks:
             page = await store.find_tasks(TaskFilter(text=_bare(named)), limit=MOST_LISTED)
-            if len(page.tasks) != 1:
+            exact = [task for task in page.tasks if _bare(named) in row_of(task.ref).values()]
+            candidates = exact if len(exact) == 1 else page.tasks
+            if len(candidates) != 1:
                 return await _print_others(store, settings, named, task_id, problem, page)
-            (found,) = page.tasks
+            (found,) = candidates
             if found.start is not None:
                 rows = await store.rows_without_task(found.task_id.removeprefix(NO_TASK))
                 sys.stdout.write("".join(_row(row, clock(), as_json=as_json) for row in rows))
                 sys.stdout.write("" if as_json or is_worked_on(settings) else f"{NO_RUN}\n")
                 return Exit.ALL_COMPLETE
-            sys.stderr.write(f"{found.task_id} is the only task whose id or row contains it\n")
+            how = "whose row has it as a whole value" if len(page.tasks) > 1 else "whose id or row contains it"
+            sys.stderr.write(f"{found.task_id} is the only task {how}\n")
             tasks = [task for task in await store.task_details(found.task_id) if task.account == found.account]
         now = clock()
         accounts = [await store.account(task.account) for task in tasks]

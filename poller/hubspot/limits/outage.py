@@ -58,11 +58,10 @@ class OutageDetector:
             self._failed_share += (failed - self._failed_share) / REMEMBERED
         self._had_success |= succeeded
         latest = self._latest
-        latest.append((number, failed, subject))
-        place = len(latest) - 1
+        place = len(latest)
         while place and latest[place - 1][0] > number:  # seldom
-            latest[place], latest[place - 1] = latest[place - 1], latest[place]
             place -= 1
+        latest.insert(place, (number, failed, subject))
         if len(latest) > REMEMBERED:
             del latest[0]
 
@@ -115,7 +114,8 @@ class RefusalDetector:
     def succeed(self) -> None:
         """Note a good answer."""
         self._had_success = True
-        self._subjects = []
+        if self._subjects:
+            self._subjects = []
 
     def fail(self) -> None:
         """Note a poll without an answer."""

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from poller.core.request_protocols import GateClosed
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.window import Window
 
@@ -46,3 +47,23 @@ async def test_none_passes_those_who_wait() -> None:
     assert not queue.pass_at_once()
     await asyncio.gather(*waiting)
     assert order == ["a", "b", "c"]
+
+
+async def test_an_answer_ends_no_wait_for_the_pace_and_the_end_of_the_run_does() -> None:
+    asked, loop = list[float](), asyncio.get_running_loop()
+
+    def wait_s() -> float:
+        asked.append(loop.time())
+        return 0.0
+
+    queue = AdmissionQueue(wait_s, Window(limit=10, window_s=100.0))
+    assert queue.pass_at_once()
+    waiting = asyncio.create_task(queue.admit(lambda: None))
+    for _ in range(5):
+        await asyncio.sleep(1.0)
+        queue.wake()
+    assert len(asked) == 2
+    queue.close()
+    with pytest.raises(GateClosed):
+        await waiting
+    assert loop.time() - asked[0] == pytest.approx(5.0, abs=0.01)
