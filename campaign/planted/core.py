@@ -80,4 +80,11 @@ CORE_BUGS = (
         new="    if True:\n        return\n    output",
         tests=("core/test_log",),
     ),
+    Bug(
+        name="an-apostrophe-of-a-cell-is-lost",
+        file="poller/core/csv_cells.py",
+        old="""if cell.startswith("'") and _is_formula(cell[1:]) else cell""",
+        new="""if cell.startswith("'") else cell""",
+        tests=("core/test_csv_cells",),
+    ),
 )

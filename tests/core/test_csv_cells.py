@@ -12,6 +12,10 @@ def test_what_was_marked_is_read_back(text: str) -> None:
     assert without_mark(harmless(f" ={text}")) == f" ={text}"
 
 
+def test_an_apostrophe_that_is_the_person_s_own_stays() -> None:
+    assert [without_mark(cell) for cell in ("'tis.png", "'", "''a", "'=1")] == ["'tis.png", "'", "''a", "=1"]
+
+
 def test_control_characters_do_not_reach_a_terminal() -> None:
     assert harmless("\x1b]0;x\x07\x9b2J\x00a\tb\nc") == "\ufffd]0;x\ufffd\ufffd2Ja\tb\nc"
 
