@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from tests.support.fair_time import Load
 
 EPOCH = 1767571200.0  # 2026-01-05T00:00:00Z, when every virtual test begins
-TURN_S = 1e-6  # charged each turn: what waits for an instant less than a float can add would wait for ever
+TURN_S = 1e-6  # charged each turn: aiolimiter live-locks on a clock that does not move
 SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives; more with a server
 THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it; more under load
 DEADLOCK_GRACE_S = 0.5  # the same where nothing is scheduled: watchers of child processes are threads, too
