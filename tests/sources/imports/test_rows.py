@@ -478,3 +478,7 @@ def test_a_value_within_a_template_has_no_spaces_around_it_and_a_text_kept_as_a_
         defaults={"access": "PRIVATE", "folderPath": "/p/{brand}/q"},
     )
     assert (body(row)["folderPath"], body(row)["name"]) == ("/p/b/q", 'x"y')
+
+
+def test_a_host_of_a_private_network_is_known_with_a_dot_at_its_end() -> None:
+    assert "your own network" in rejected("https://nas.local./a.png\n")[0]
