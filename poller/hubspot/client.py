@@ -13,14 +13,13 @@ from typing import Any, Self
 
 import aiohttp
 import structlog
-from msgspec.structs import replace
 from yarl import URL
 
 from poller import __version__
 from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
-from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
+from poller.core.model import REPORTING, Answer, Outcome, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.shared_timeout import SharedTimeout
 from poller.core.task_id import in_path
@@ -210,7 +209,6 @@ class HubSpotClient:
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
-                credentials = self._tokens.credentials
                 answer = await self._request(self._sample, token, task, id_in_path)
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
@@ -229,10 +227,11 @@ class HubSpotClient:
             return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
-        return replace(answer, credentials=credentials)
+        return answer
 
     async def _request(self, host: URL, token: str, task: Task, id_in_path: str) -> Answer:
         fresh = task.missing_at is not None or not self._expects_task_ids
+        credentials = self._tokens.credentials  # of `token`: another may be renewed meanwhile
         pool = self._pools.get(fresh)
         if pool is None:
             pool = self._pools[fresh] = await self._connections.pool(host, fresh=fresh)
@@ -244,7 +243,7 @@ class HubSpotClient:
             limit, trouble = self._max_body_bytes if is_success else LARGEST_PROBLEM, None
             if (body := reply.body_at_hand(limit)) is None:
                 body, trouble = await read_body(reply.content, limit)
-            answer = self._checked(_answer_of(reply, body, trouble), task, fresh=fresh)
+            answer = self._checked(_answer_of(reply, body, trouble, credentials), task, fresh=fresh)
             is_named = isinstance(answer.outcome, REPORTING) and answer.outcome.task_id is not None
         finally:
             reply.release(keep=is_named)
@@ -290,12 +289,14 @@ class _Headers:
         return self._text
 
 
-def _answer_of(reply: Reply, body: bytes, trouble: Exception | None) -> Answer:
+def _answer_of(reply: Reply, body: bytes, trouble: Exception | None, credentials: bytes) -> Answer:
     """Classify an error answer by status and headers even where its body is too large or cut."""
     limits = read_limits(reply.headers)
     if trouble is not None and 200 <= reply.status <= 299:
-        return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
-    return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
+        outcome: Outcome = Unreachable(reason=trouble_of(trouble).value)
+    else:
+        outcome = classify(reply.status, reply.headers, body)
+    return Answer(outcome=outcome, limits=limits, credentials=credentials)
 
 
 def right_to_send(is_trusted: Callable[[], bool]) -> Callable[[], None]:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Tokens:
     def __init__(self, error: Exception | None = None, token: str = TOKEN) -> None:
         self.error = error
         self.held = token
-        self.credentials = token.encode()
+        self.credentials = blake2b(token.encode()).digest()
         self.refusals: list[str] = []
 
     async def token(self) -> str:
