@@ -84,9 +84,23 @@ ENGINE_BUGS = (
     Bug(
         name="unknown-twice-is-always-not-found",
         file="poller/engine/witness.py",
-        old="        return now - task.missing_at < (polls - 1) * missing_again_s",
-        new="        return now - task.missing_at < missing_again_s",
-        tests=("service/test_who_answered",),
+        old="        polls = 2\n        if self._unknown_share",
+        new="        polls = 2\n        if False and self._unknown_share",
+        tests=("engine/test_witness", "service/test_who_answered"),
+    ),
+    Bug(
+        name="an-unknown-answer-of-an-earlier-run-counts",
+        file="poller/engine/witness.py",
+        old="        return (task.missing_at >= self._began_at) + self._repeated",
+        new="        return 1 + self._repeated",
+        tests=("engine/test_witness",),
+    ),
+    Bug(
+        name="an-id-with-empty-answers-only-is-a-witness",
+        file="poller/engine/witness.py",
+        old="                if not isinstance(outcome, Missing) and outcome.status is not None:",
+        new="                if not isinstance(outcome, Missing):",
+        tests=("engine/test_witness",),
     ),
     Bug(
         name="first-unknown-ids-are-written",

@@ -241,8 +241,7 @@ class Lane:
 
     def _holds_unknown(self, task: Task, now: float) -> bool:
         again_s, trusts = self._polling.missing_again_s, self._polling.trust_unknown
-        is_doubted = self._witness.doubts_unknown(task, now, again_s)
-        return is_doubted or (not trusts and self._known_ids.holds(task, now, again_s))
+        return self._witness.doubts_unknown(task) or (not trusts and self._known_ids.holds(task, now, again_s))
 
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:

@@ -25,6 +25,8 @@ class Witness:
         self.failed_share = 0.0  # of the latest polls, those of tasks that are broken by themselves left out
         self._unknown_share = 0.0  # of the latest polls of ids whose status was known before: those that were unknown
         self._known_polls = 0  # these polls, up to `REMEMBERED`
+        self._began_at = math.inf  # with the first poll
+        self._repeated: dict[int, int] = {}  # by task: polls in a row at which it was unknown again
         self._answered = 0  # good answers so far
         self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
         self.is_in_doubt = False  # the latest poll failed
@@ -32,6 +34,7 @@ class Witness:
 
     def note(self, task: Task, outcome: Outcome, *, now: float) -> None:
         """Note the outcome of a poll of `task`."""
+        self._began_at = min(self._began_at, now)
         match outcome:
             case Running() | Finished() | Missing():
                 self._answered += 1
@@ -39,18 +42,25 @@ class Witness:
                 if self._failing:
                     self._failing.pop(task.key, None)
                 self.failed_share -= self.failed_share / REMEMBERED
-                is_unknown = isinstance(outcome, Missing)
-                if not is_unknown:
+                if not isinstance(outcome, Missing) and outcome.status is not None:
                     self.task = task
-                if task.status is not None and task.missing_at is None and now - task.fed_at < JUST_FED_S:
-                    self._known_polls = min(self._known_polls + 1, REMEMBERED)
-                    self._unknown_share += (is_unknown - self._unknown_share) / self._known_polls
+                self._note_whether_unknown(task, is_unknown=isinstance(outcome, Missing), now=now)
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
                     self.failed_share += (1.0 - self.failed_share) / REMEMBERED
                 self.is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
+
+    def _note_whether_unknown(self, task: Task, *, is_unknown: bool, now: float) -> None:
+        if task.missing_at is None:
+            if task.status is not None and now - task.fed_at < JUST_FED_S:
+                self._known_polls = min(self._known_polls + 1, REMEMBERED)
+                self._unknown_share += (is_unknown - self._unknown_share) / self._known_polls
+        elif is_unknown:
+            self._repeated[task.key] = self._repeated.get(task.key, 0) + 1
+        else:
+            self._repeated.pop(task.key, None)
 
     def renewed(self) -> "Witness":
         """Return one for other settings, perhaps of another status path: it keeps its task, as of an earlier run."""
@@ -61,18 +71,22 @@ class Witness:
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""
         self._failing.pop(task.key, None)
+        self._repeated.pop(task.key, None)
 
     def others_answered(self, task: Task) -> bool:
         """Return whether other tasks were answered since this one's latest failed poll."""
         return task.key in self._failing and self._answered > self._failing[task.key][1]
 
-    def doubts_unknown(self, task: Task, now: float, missing_again_s: float) -> bool:
+    def doubts_unknown(self, task: Task) -> bool:
         """Return whether `task`, unknown again, may be known: where some answers are wrong, such as those of one server
-        of many, more polls must agree."""
-        if task.missing_at is None or self._unknown_share <= MISTAKEN**0.5:  # two agree by accident seldom enough
+        of many, more polls must agree. A poll of an earlier run does not count: how often they were wrong is forgotten.
+        """
+        if task.missing_at is None:
             return False
-        polls = math.ceil(math.log(MISTAKEN) / math.log(min(self._unknown_share, MOST_MISTAKEN)))
-        return now - task.missing_at < (polls - 1) * missing_again_s
+        polls = 2
+        if self._unknown_share > MISTAKEN**0.5:  # else two agree by accident seldom enough
+            polls = math.ceil(math.log(MISTAKEN) / math.log(min(self._unknown_share, MOST_MISTAKEN)))
+        return (task.missing_at >= self._began_at) + self._repeated.get(task.key, 0) + 1 < polls
 
     def subject(self, task: Task) -> object:
         """Return whose failure a failed poll of `task` would be: the same one for all that are broken by themselves."""

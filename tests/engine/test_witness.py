@@ -10,11 +10,13 @@ UNKNOWN, RUNNING = Missing(code=404), Running(status="PROCESSING")
 AGAIN_S = 30.0
 
 
-def doubted_for_s(witness: Witness) -> float:
-    """Return how long an id that stays unknown is no outcome."""
-    task = make_task(missing_at=0.0)
-    polls = (number * AGAIN_S for number in range(1, 1000))
-    return next(at for at in polls if not witness.doubts_unknown(task, at, AGAIN_S))
+def doubted_for_s(witness: Witness, *, missing_at: float = 60.0, again_s: float = AGAIN_S) -> float:
+    """Return how long an id that stays unknown is no outcome, polled every `again_s`."""
+    task, now = make_task(key=7, missing_at=missing_at), 60.0 + again_s
+    while witness.doubts_unknown(task):
+        witness.note(task, UNKNOWN, now=now)
+        now += again_s
+    return now - 60.0
 
 
 def after_polls(
@@ -35,6 +37,30 @@ def test_the_first_unknown_id_of_a_few_that_were_known_counts_by_their_number() 
     """One of one, and one of ten; and thousands in a row are no share that no number of polls could reach."""
     assert [doubted_for_s(after_polls(0.1, polls=polls)) for polls in (1, 10)] == [870.0, 150.0]
     assert doubted_for_s(after_polls(1.0, polls=5000)) == 870.0
+
+
+def test_polls_count_not_the_time_between_them() -> None:
+    """Under a tight limit a task is polled every few minutes: two polls passed for the ten of the time between them."""
+    assert doubted_for_s(after_polls(0.3), again_s=600.0) == 600.0 * 10
+
+
+def test_an_unknown_answer_of_an_earlier_run_does_not_count_for_how_often_they_were_wrong_is_forgotten() -> None:
+    assert doubted_for_s(after_polls(0.0), missing_at=59.0) == 2 * AGAIN_S
+
+
+def test_an_id_that_was_known_meanwhile_is_polled_as_often_as_any_other() -> None:
+    witness, task = after_polls(0.3), make_task(key=7, missing_at=60.0)
+    for outcome in (UNKNOWN, UNKNOWN, RUNNING):
+        witness.note(task, outcome, now=90.0)
+    assert doubted_for_s(witness) == 300.0
+
+
+def test_a_task_whose_status_hubspot_never_named_is_no_witness() -> None:
+    """Any host can answer with an empty body; the state would keep the id as one that HubSpot knows."""
+    witness = after_polls(0.0)
+    known = witness.task
+    witness.note(make_task(key=8), Running(status=None), now=90.0)
+    assert witness.task is known
 
 
 def test_ids_that_were_never_known_and_old_ones_say_nothing_of_the_others() -> None:
