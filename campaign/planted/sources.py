@@ -53,6 +53,13 @@ SOURCES_BUGS = (
         tests=("sources/test_resumption",),
     ),
     Bug(
+        name="content-recognized-by-half-a-first-line",
+        file="poller/sources/parsing/parser.py",
+        old="        if self._beginning and (self.content or shows_content(",
+        new="        if self._beginning and (self.content or True or shows_content(",
+        tests=("sources/test_resumption",),
+    ),
+    Bug(
         name="a-url-that-is-not-whole-imported",
         file="poller/sources/imports/url.py",
         old="    if text.endswith(CUT_OFF):",

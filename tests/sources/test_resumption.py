@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -85,8 +86,7 @@ class Reading:
 
     @property
     def everything(self) -> tuple[list[Fed], list[Rejection], int]:
-        rejected = [rejection for chunk in self.chunks for rejection in chunk.rejected]
-        return self.fed, rejected, sum(chunk.blank for chunk in self.chunks)
+        return lines_of(self.chunks)
 
 
 def table(rng: Random, ids: Iterator[str], columns: list[str]) -> list[str]:
@@ -135,6 +135,22 @@ def options_of(rng: Random) -> ReadOptions:
         chunk_lines=rng.choice([1, 2, 3]),
         chunk_bytes=rng.choice([1, 40, 4000]),
     )
+
+
+def in_pieces(data: bytes, options: ReadOptions, cuts: list[int]) -> Iterator[Chunk]:
+    """Yield what is read of an input whose writer pauses at each cut, as a pipe's or a followed file's does."""
+    parser = Parser(options, "ids")
+    for begin, end in pairwise([0, *cuts, len(data)]):
+        yield from parser.push(data[begin:end])
+        if chunk := parser.flush():
+            yield chunk
+    yield from parser.end()
+
+
+def lines_of(chunks: list[Chunk]) -> tuple[list[Fed], list[Rejection], int]:
+    """Return the tasks, the rejected lines and how many were blank."""
+    fed = [fed for chunk in chunks for fed in chunk.fed]
+    return fed, [rejection for chunk in chunks for rejection in chunk.rejected], sum(chunk.blank for chunk in chunks)
 
 
 def first_read(data: bytes, options: ReadOptions) -> list[str]:
@@ -237,3 +253,31 @@ async def test_every_task_of_a_file_that_was_read_half_written_is_read_once_it_i
             path.write_bytes(data)
             await grown.run()
             assert [fed for fed in whole.fed if fed not in grown.fed] == [], data[:size] + b"<|>" + data[size:]
+
+
+@pytest.mark.parametrize(
+    ("data", "ids"),
+    [
+        (b'{"task_id":"A1"}{"task_id":"A2"}\n', ["A1", "A2"]),
+        (b'\n{\r\n "task_id": "A1"\r\n}\r\n{\r\n "task_id": "A2"\r\n}', ["A1", "A2"]),
+        (b'\xef\xbb\xbf[{"task_id":"A1"},{"task_id":"A2"}]', ["A1", "A2"]),
+        (b"task_id,name\rA1,x\rA2,y\r", ["A1", "A2"]),
+        ("\ufefftask_id\r\nA1\r\nA2\r\n".encode("utf-16-le"), ["A1", "A2"]),
+        ("\ufeffA1\nA2\n".encode("utf-16-be"), ["A1", "A2"]),
+    ],
+)
+def test_an_input_is_read_alike_wherever_its_writer_pauses(data: bytes, ids: list[str]) -> None:
+    for cut in range(1, len(data)):
+        chunks = in_pieces(data, READ, [cut])
+        assert [fed.task_id for chunk in chunks for fed in chunk.fed] == ids, data[:cut]
+
+
+def test_a_random_input_whose_writer_pauses_at_random_gives_what_one_reading_gives(rng: Random) -> None:
+    for _ in range(4 * FILES):
+        data, options = document(rng), options_of(rng)
+        if b"\r" in data.replace(b"\r\n", b"") or b"\0" in data:
+            continue  # a later LF, or NUL, decides what is not known before
+        with suppress(InputError):
+            cuts = sorted(rng.randrange(len(data)) for _ in range(2))
+            whole, pieces = (list(in_pieces(data, options, each)) for each in ([], cuts))
+            assert (lines_of(pieces), data, cuts) == (lines_of(whole), data, cuts)

@@ -11,7 +11,11 @@ from poller.sources.options import Format
 
 BEGINNING_BYTES = 4096  # what is known of an input when it is recognized
 
-_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+Encoding = Literal["utf-8", "utf-16-le", "utf-16-be"]
+LineBreak = Literal["\n", "\r"]
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS: Mapping[bytes, Encoding] = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _UNPACK, _TO_CSV = "Unpack it, and feed the file inside.", "Save it as CSV (UTF-8), and feed that file."
 _NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (  # first bytes, what has them, the remedy
     (b"\x1f\x8b", "compressed by gzip", _UNPACK),
@@ -27,6 +31,7 @@ _NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (  # first bytes, what has them,
     (b"SQLite format 3\0", "a SQLite database", "Export its ids as CSV, and feed that file."),
     (b"\xff\xfe\0\0", "encoded in UTF-32", "Save it as UTF-8."),
 )
+_MAGIC = tuple(magic for magic, _, _ in _NOT_TEXT)
 
 _MARKED = re.compile(rb"(?i)(?:\xef\xbb\xbf)?\s*(<!doctype html|<html|<\?xml|\{\\rtf)")
 _PAGE = "a web page (HTML)", "It may be a login page: download the file again, or save the table as CSV."
@@ -44,8 +49,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # never in a line of t
 class Content:
     """How the bytes of an input become lines."""
 
-    encoding: Literal["utf-8", "utf-16-le", "utf-16-be"] = "utf-8"
-    line_break: Literal["\n", "\r"] = "\n"
+    encoding: Encoding = "utf-8"
+    line_break: LineBreak = "\n"
     is_json: bool = False  # one JSON text: arrays, or objects over several lines or on one; a line is an element
     mark_bytes: int = 0  # a byte order mark before the first line
 
@@ -57,26 +62,37 @@ class Content:
 
 def recognize(beginning: bytes, format: Format, source: str) -> Content:  # noqa: A002 - the option's name
     """Return how an input with these first bytes is read. Raises `InputError` for content that is no text."""
+    text, encoding, mark_bytes = _decoded(beginning)
+    if encoding == "utf-8":
+        refuse_other_content(beginning, source)
+    is_json = _is_json(text, format)
+    has_only_cr = b"\n" not in text and b"\r" in text.rstrip() and text.lstrip()[:1] not in (b"{", b"[")
+    line_break: LineBreak = "\r" if has_only_cr and not is_json else "\n"
+    return Content(encoding=encoding, line_break=line_break, is_json=is_json, mark_bytes=mark_bytes)
+
+
+def shows_content(beginning: bytes, format: Format) -> bool:  # noqa: A002 - the option's name
+    """Whether these first bytes of an input that may go on are enough for `recognize`: its first line is whole, or no
+    text."""
+    text, encoding, _ = _decoded(beginning)
+    text = text.lstrip()
+    is_text = encoding != "utf-8" or not (beginning.startswith(_MAGIC) or _MARKED.match(beginning))
+    return b"\n" in text or b"\r" in text.rstrip() or _is_json(text, format) or not is_text
+
+
+def _decoded(beginning: bytes) -> tuple[bytes, Encoding, int]:
+    """Return the whole characters behind a byte order mark in UTF-8, their encoding, and the bytes of the mark."""
     for mark, encoding in _UTF16_MARKS.items():
         if beginning.startswith(mark) and not beginning.startswith(b"\xff\xfe\0\0"):
-            text = beginning[2 : len(beginning) // 2 * 2].decode(encoding, "replace").encode()
-            return _text_content(text, format, encoding, 2)
-    refuse_other_content(beginning, source)
+            return beginning[2 : len(beginning) // 2 * 2].decode(encoding, "replace").encode(), encoding, 2
     mark_bytes = len(_UTF8_MARK) if beginning.startswith(_UTF8_MARK) else 0
-    return _text_content(beginning[mark_bytes:], format, "utf-8", mark_bytes)
+    return beginning[mark_bytes:], "utf-8", mark_bytes
 
 
-def _text_content(text: bytes, format: Format, encoding: str, mark_bytes: int) -> Content:  # noqa: A002 - as above
-    stripped = text.lstrip()
-    is_json = format in ("auto", "jsonl") and (
-        stripped[:1] == b"[" or re.match(rb"\{[ \t]*\r?\n", stripped) is not None or _has_two_objects(stripped)
-    )
-    has_only_cr = b"\n" not in text and b"\r" in text.rstrip() and stripped[:1] not in (b"{", b"[")
-    return Content(
-        encoding="utf-8" if encoding == "utf-8" else "utf-16-le" if encoding == "utf-16-le" else "utf-16-be",
-        line_break="\r" if has_only_cr and not is_json else "\n",
-        is_json=is_json,
-        mark_bytes=mark_bytes,
+def _is_json(text: bytes, format: Format) -> bool:  # noqa: A002 - the option's name
+    text = text.lstrip()
+    return format in ("auto", "jsonl") and (
+        text[:1] == b"[" or re.match(rb"\{[ \t]*\r?\n", text) is not None or _has_two_objects(text)
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 from poller.core.errors import InputError, UnfitInput
 from poller.core.model import Chunk, FedRow, Position, Rejection
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize
+from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize, shows_content
 from poller.sources.parsing.csv_table import HEADER_LINES, CsvReader, whole_header
 from poller.sources.parsing.line import ParsedLines, PlainLines, is_comment, text_of
 from poller.sources.parsing.line_reader import LineReader, reader_for
@@ -129,7 +129,7 @@ class Parser:
 
     def flush(self) -> Chunk | None:
         """Return a chunk of the lines at hand, None where there are none that can be read yet."""
-        if self._beginning:
+        if self._beginning and (self.content or shows_content(bytes(self._beginning), self._options.format)):
             self._recognize()
         return self._take(len(self._pending), final=False)
 
