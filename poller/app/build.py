@@ -17,8 +17,9 @@ from poller.core.errors import ConfigError
 from poller.core.handover import Handover
 from poller.core.learned_limit import decode_limit, limit_key
 from poller.core.model import Record
-from poller.core.proof import decode_proof, proof_key
+from poller.core.proof import Proof, decode_proof, proof_key
 from poller.core.protocols import Sink, StartStore, Store
+from poller.core.record import decode
 from poller.core.request_protocols import StartClient, StatusClient, TokenSource
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.due_tasks import LONGEST_SLEEP_S
@@ -41,6 +42,7 @@ log = structlog.get_logger("poller")
 
 FLEET_SLEEP_S = 30.0  # most that a lane sleeps while other members feed its account, should their hint be lost
 FLEET_IDLE_S = 10.0  # how often an empty outbox is read, should no heartbeat have seen what others finish
+KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
 
 class LaneSettings(TypedDict):
@@ -148,7 +150,7 @@ class Builder:
                 on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
-        if (proof := decode_proof(await self.store.knowledge(proof_key(name)))) is not None:
+        if (proof := await self._proof(name)) is not None:
             lane.know(proof)
         return lane
 
@@ -188,6 +190,16 @@ class Builder:
             request_timeout_s=account.request_timeout_s,
             is_trusted=self.is_trusted,
         )
+
+    async def _proof(self, account: str) -> Proof | None:
+        """Return what an earlier run noted. An earlier version noted nothing: then a task whose outcome HubSpot
+        reported, if one is among the first that are kept."""
+        if (proof := decode_proof(await self.store.knowledge(proof_key(account)))) is not None:
+            return proof
+        for delivery in await self.store.records(0, KNOWN_AMONG):
+            if delivery.account == account and decode(delivery.body).status in ("COMPLETE", "CANCELED"):
+                return Proof(task_id=delivery.task_id, credentials=b"")
+        return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
         """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have

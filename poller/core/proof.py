@@ -9,7 +9,7 @@ class Proof(Struct, frozen=True, kw_only=True):
     """HubSpot reported the status of `task_id` to these credentials, and to no others since."""
 
     task_id: str
-    credentials: bytes  # a hash
+    credentials: bytes  # a hash; empty: an earlier version did not note to which
 
 
 def proof_key(account: str) -> str:

@@ -1,8 +1,10 @@
 """By a token other than the one to which HubSpot reported a status last, unknown ids wait until it knows one."""
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, MutableMapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.engine.known_ids import FORGOTTEN_AFTER_S
+from poller.engine.known_ids import ALL_UNKNOWN, FORGOTTEN_AFTER_S
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest, unknown_id
 from tests.support.simulation import Simulation, named
@@ -139,6 +141,19 @@ async def test_an_account_that_waits_for_proof_of_a_new_token_continues_with_the
         await simulation.run(unknown, {"token_file": str(simulation.token), "follow": True})
     assert simulation.kinds() == {"complete": 10, "not_found": 2}
     assert waited[0] < 240
+
+
+async def test_a_state_of_an_earlier_version_shows_by_its_finished_tasks_that_the_account_is_the_right_one(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    """It has no proof: 50 unknown ids in a row ended the first run after an update with 78."""
+    simulation = TwoRuns(tmp_path, clock)
+    await simulation.finish_first()
+    with closing(sqlite3.connect(tmp_path / "poller.db", isolation_level=None)) as state:
+        assert state.execute("DELETE FROM knowledge WHERE name = 'proof default'").rowcount == 1
+    assert await simulation.again(simulation.write_unknown(ALL_UNKNOWN)) is Exit.NOT_ALL_COMPLETE
+    assert simulation.kinds() == {"complete": 5, "not_found": ALL_UNKNOWN}
+    assert named(events, "lane.paused") == []
 
 
 async def test_a_tail_of_unknown_ids_waits_an_hour_at_most_where_hubspot_forgets_tasks_sooner(
