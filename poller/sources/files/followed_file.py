@@ -105,13 +105,13 @@ class FollowedFile:
         return self._parser, self._tail
 
     def _was_half_written(self) -> bool:
-        """Whether the file has grown since an earlier run read it to its end, and shows now that it was half written."""
+        """Whether the file, read to its end by an earlier run, has grown since and shows that it was half written."""
         has_grown = self._parser is None and has_rest(self._file, self.position)
         return has_grown and not is_rest_its_own(self._file, self.position, self._options)
 
     def _is_rest_unknown(self) -> bool:
-        """Whether nothing came since an earlier run read the file to its end, or behind a last line that it took without
-        its line break no more than a CR."""
+        """Whether nothing came since an earlier run read the file to its end, or no more than a CR behind a last line
+        that it took without its line break."""
         if not has_rest(self._file, self.position):
             return self.position.offset > 0
         content = recognize(self._file.beginning(), self._options.format, self._name)
