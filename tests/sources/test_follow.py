@@ -168,6 +168,26 @@ async def test_a_last_line_taken_without_its_line_break_by_a_run_that_did_not_fo
     assert await sums(store) == [(lines, lines, 0, 0, False)]
 
 
+@pytest.mark.parametrize(
+    ("half", "rest"),
+    [
+        (b'[{"task_id":"A1"},{"ta', b'sk_id":"A2"},{"task_id":"A3"}]'),
+        (b'{"task_id":"A1"}{"task_', b'id":"A2"}{"task_id":"A3"}'),
+        (b'{"task_id":"A1"}', b'{"task_id":"A2"}{"task_id":"A3"}'),  # not known as joined objects before
+        (b'task_id,name\nA1,x\nA2,"y\n', b'z"\nA3,x\n'),
+    ],
+)
+async def test_a_file_read_half_written_by_a_run_that_did_not_follow_is_read_again_once_it_grows(
+    store: Store, ids: Path, half: bytes, rest: bytes
+) -> None:
+    append(ids, half)
+    await feed(str(ids), store, options())
+    async with following(ids, store):
+        append(ids, rest)
+        await asyncio.sleep(5)
+    assert await fed_ids(store) == ["A1", "A2", "A3"]
+
+
 async def test_folded_rejected_lines_are_logged_while_the_file_is_followed(
     store: Store, ids: Path, events: Events
 ) -> None:

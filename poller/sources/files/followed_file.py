@@ -11,7 +11,7 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
 from poller.sources.files.read import is_line_open, resumed_parser
-from poller.sources.files.read_as import manner_of
+from poller.sources.files.read_as import has_rest, is_rest_its_own, manner_of
 from poller.sources.files.tail import Tail, Truncated, is_at
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import recognize
@@ -55,10 +55,13 @@ class FollowedFile:
         self._polls_unchanged = 0  # since the file last grew
 
     async def read_to_end(self) -> None:
-        """Read on until another file is at the path and this one does not grow any more. Raises `Truncated`."""
+        """Read on until another file is at the path and this one does not grow any more, or what an earlier run read to
+        its end is to be read again, since it was half written. Raises `Truncated`."""
         log.info("source.opened", source=self._name, offset=self.position.offset, line=self.position.line)
         quiet, moved = 0, False
         while quiet <= QUIET_POLLS:
+            if self._was_half_written():
+                return
             grew = await self._store_lines()
             is_current = is_at(self._path, self._file)
             if not is_current and not moved:
@@ -91,20 +94,26 @@ class FollowedFile:
         return grew
 
     def _resume(self) -> tuple[Parser | None, Tail | None]:
-        """Return what reads on; nothing while it is unknown how a last line without a line break continues."""
+        """Return what reads on; nothing while it is unknown how what an earlier run read to its end continues."""
         if self._parser is None:
             if not self._file.holds(self.position):
                 raise Truncated
-            if self._is_last_line_open():
+            if self._is_rest_unknown():
                 return None, None
             self._parser, start = resumed_parser(self._file, self.position, self._options, self._name)
             self._tail = Tail(self._file, start.offset, 2 * self._options.max_line_bytes)
         return self._parser, self._tail
 
-    def _is_last_line_open(self) -> bool:
-        """Whether an earlier run without `follow` took a last line without a line break, and nothing came since."""
-        if self.position.offset == 0:
-            return False
+    def _was_half_written(self) -> bool:
+        """Whether the file, read to its end by an earlier run, has grown since and shows that it was half written."""
+        has_grown = self._parser is None and has_rest(self._file, self.position)
+        return has_grown and not is_rest_its_own(self._file, self.position, self._options)
+
+    def _is_rest_unknown(self) -> bool:
+        """Whether nothing came since an earlier run read the file to its end, or no more than a CR behind a last line
+        that it took without its line break."""
+        if not has_rest(self._file, self.position):
+            return self.position.offset > 0
         content = recognize(self._file.beginning(), self._options.format, self._name)
         following = self._file.at(self.position.offset, 2)
         is_open = not content.is_json and is_line_open(self._file, self.position, content)
