@@ -4,6 +4,13 @@ from campaign.planted.bug import Bug
 
 SOURCES_BUGS = (
     Bug(
+        name="a-table-of-an-earlier-version-is-fed-again",
+        file="poller/sources/files/read.py",
+        old="        if parser.headers:\n            return True\n    return False\n",
+        new="    return True\n",
+        tests=("sources/test_resumption",),
+    ),
+    Bug(
         name="a-file-corrected-in-its-middle-is-unchanged",
         file="poller/sources/files/read.py",
         old='    return digest if noted in ("", digest.up_to(position.offset)) else None\n',

@@ -13,9 +13,10 @@ import orjson
 import pytest
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk, Fed, Rejection
+from poller.core.model import Added, Chunk, Fed, Position, Rejection
 from poller.core.protocols import Clock, Store
 from poller.sources import ChunkWriter, Parser, ReadOptions, feed
+from poller.sources.files.read_as import OF_REST
 from poller.sources.imports import RowOptions
 from poller.store import open_store
 
@@ -235,6 +236,21 @@ async def test_a_reading_that_was_killed_after_any_chunk_and_resumed_gives_what_
                 await resumed.run(chunks=chunks)
                 await resumed.run()
                 assert (resumed.everything, data) == (whole.everything, data)
+
+
+@pytest.mark.parametrize(("header", "usable"), [("", 1), ("name,task_id\n", 4)])
+async def test_a_table_that_an_earlier_version_read_is_read_on_unless_it_has_a_later_header(
+    store: Store, tmp_path: Path, header: str, usable: int
+) -> None:
+    """It noted no headers. From the start, tasks that were pruned meanwhile would be fed and reported once more."""
+    (path := tmp_path / "ids.csv").write_text(f"task_id,name\nA1,x\nA2,y\n{header}A3,A4\n")
+    await feed(str(path), store, READ)
+    number, position = await store.open_source(str(path)) or (0, Position())
+    earlier = replace(position, digest=" ".join(position.digest.split(" ")[:OF_REST]))
+    await store.add(number, Chunk(fed=(), rejected=(), blank=0, position=earlier))
+    with path.open("a") as file:
+        file.write("A5,A6\n")
+    assert (await feed(str(path), store, READ)).usable == usable
 
 
 async def test_every_task_of_a_file_that_was_read_half_written_is_read_once_it_is_whole(

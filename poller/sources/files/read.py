@@ -151,7 +151,7 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
     if has_rest(file, position) and not is_rest_its_own(file, position, options):
         return False
     begun = parser_before(file, position.offset, options)
-    if has_rest(file, position) and lacks_headers(position, begun):
+    if has_rest(file, position) and lacks_headers(position, begun) and await _has_later_header(file, position, options):
         return False
     noted = position.digest.split(" ")[1:OF_ROWS]
     now = manner_of(begun, options).split(" ")[: OF_ROWS - 1]
@@ -160,6 +160,19 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
     if noted[0] != now[0]:
         return False
     return noted == now or await _rejected(name, store) == 0
+
+
+async def _has_later_header(file: OpenFile, position: Position, options: ReadOptions) -> bool:
+    """Whether a header of other columns is before `position`, below the first one. Otherwise a table is read on: tasks
+    that were pruned would be fed again from its start."""
+    parser = Parser(options, file.name)
+    for block in file.blocks_before(position.offset):
+        for _chunk in parser.push(block):
+            await asyncio.sleep(0)
+        parser.flush()
+        if parser.headers:
+            return True
+    return False
 
 
 async def _rejected(name: str, store: FeedStore) -> int:
