@@ -160,6 +160,22 @@ def test_a_signal_drains_and_the_same_command_resumes(
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 
+def run_program(
+    program: str, folder: Path, simulated: Hubspot, tasks: int, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the poller to its end within a program that disturbs it."""
+    ids = simulated.ids_file(folder, tasks)
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, "run", ids.name, "--base-url", simulated.url, *flags],
+        cwd=folder,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
 EARLY = """
 import os, signal, sys
 import poller.app.event_loop
@@ -188,16 +204,7 @@ app.main()
 def test_a_sighup_in_the_first_moments_does_not_end_the_run_and_is_not_forgotten(
     tmp_path: Path, complete: Hubspot
 ) -> None:
-    ids = complete.ids_file(tmp_path, 20)
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", EARLY, "run", ids.name, "--base-url", complete.url, *SLOW],
-        cwd=tmp_path,
-        env=environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = run_program(EARLY, tmp_path, complete, 20, *SLOW)
     assert done.returncode == Exit.ALL_COMPLETE, done.stderr
     assert done.stderr.count("config.reloaded") == 1
 
@@ -226,16 +233,7 @@ main()
 def test_signals_that_come_once_the_run_has_ended_do_not_replace_its_exit_code(
     tmp_path: Path, complete: Hubspot
 ) -> None:
-    ids = complete.ids_file(tmp_path, 1)
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", LATE, "run", ids.name, "--base-url", complete.url, *QUICK],
-        cwd=tmp_path,
-        env=environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = run_program(LATE, tmp_path, complete, 1, *QUICK)
     assert done.returncode == Exit.ALL_COMPLETE, done.stderr
     assert "Traceback" not in done.stderr
 

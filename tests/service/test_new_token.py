@@ -55,6 +55,12 @@ class TwoRuns(Simulation):
         with path.open("a") as file:
             file.writelines(f"{line.partition(',')[0]}\n" for line in lines)
 
+    def rotate_and_forget(self) -> None:
+        """From now on HubSpot no longer knows the tasks so far, and the token is another one of the account."""
+        earlier = {record["task_id"] for record in self.records()}
+        self.api.stage = knows_none(lambda ask: any(task_id in ask.path for task_id in earlier))
+        self.token.write_text("pat-na1-rotated")
+
     def kinds(self) -> Counter[str]:
         return Counter(record["kind"] for record in self.records())
 
@@ -94,9 +100,7 @@ async def test_a_new_token_needs_one_known_id_where_hubspot_has_forgotten_the_ea
 ) -> None:
     simulation = TwoRuns(tmp_path, clock)
     await simulation.finish_first()
-    earlier = {record["task_id"] for record in simulation.records()}
-    simulation.api.stage = knows_none(lambda ask: any(task_id in ask.path for task_id in earlier))
-    simulation.token.write_text("pat-na1-rotated")
+    simulation.rotate_and_forget()
     unknown = simulation.write_unknown(3)
     simulation.append_known(unknown, 3)
     assert await simulation.again(unknown) is Exit.NOT_ALL_COMPLETE
@@ -120,9 +124,7 @@ async def test_an_account_that_waits_for_proof_of_a_new_token_continues_with_the
 ) -> None:
     simulation = TwoRuns(tmp_path, clock)
     await simulation.finish_first()
-    earlier = {record["task_id"] for record in simulation.records()}
-    simulation.api.stage = knows_none(lambda ask: any(task_id in ask.path for task_id in earlier))
-    simulation.token.write_text("pat-na1-rotated")
+    simulation.rotate_and_forget()
     unknown, waited = simulation.write_unknown(2), list[float]()
 
     async def feed() -> None:
