@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -79,19 +79,29 @@ async def feed(
             counts.add(chunk, await store.add(number, chunk))
             await asyncio.sleep(0)
 
-        while block := await file.block():
-            parser.use_accounts_of(latest())
-            digest.push(block)
-            for chunk in parser.push(block):
-                await commit(chunk)
-            digest.fold(parser)
-            if not file.has_more_now and (unstored := parser.flush()):
-                await commit(unstored)
-            await asyncio.sleep(0)  # a file without line breaks gives no chunk
-        for chunk in parser.end():
-            await commit(chunk)
+        await _read_to_end(file, parser, digest, latest, commit)
         counts.log_end()
         return counts
+
+
+async def _read_to_end(
+    file: OpenFile,
+    parser: Parser,
+    digest: ReadDigest,
+    latest: LatestOptions,
+    commit: Callable[[Chunk], Awaitable[None]],
+) -> None:
+    while block := await file.block():
+        parser.use_accounts_of(latest())
+        digest.push(block)
+        for chunk in parser.push(block):
+            await commit(chunk)
+        digest.fold(parser)
+        if not file.has_more_now and (unstored := parser.flush()):
+            await commit(unstored)
+        await asyncio.sleep(0)  # a file without line breaks gives no chunk
+    for chunk in parser.end():
+        await commit(chunk)
 
 
 async def _seek(file: OpenFile, start: Position, digest: ReadDigest) -> ReadDigest:
