@@ -4,6 +4,27 @@ from campaign.planted.bug import Bug
 
 SOURCES_BUGS = (
     Bug(
+        name="pruned-tasks-of-a-half-written-file-fed-again",
+        file="poller/sources/files/stored_lines.py",
+        old="        if name not in self._others:\n            return False\n",
+        new="        return False\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="how-far-a-file-was-read-before-forgotten-by-a-kill",
+        file="poller/sources/files/stored_lines.py",
+        old='        return _note(self._known) if offset < self._known.offset else ""\n',
+        new='        return ""\n',
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="a-torn-line-taken-for-a-stored-one",
+        file="poller/sources/files/read_as.py",
+        old=" + [_TORN] * parser.ends_torn\n",
+        new="\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
         name="a-table-of-an-earlier-version-is-fed-again",
         file="poller/sources/files/read.py",
         old="        if parser.headers:\n            return True\n    return False\n",
