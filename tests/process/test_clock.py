@@ -56,7 +56,7 @@ def test_a_clock_that_is_set_ends_no_task_early_stops_no_poll_and_is_reported_on
     tmp_path: Path, offset: str, by_s: float
 ) -> None:
     clock = SetClock(tmp_path)
-    with hubspot(tmp_path / "hubspot", *SLOW, imports=40) as service:
+    with hubspot(*SLOW, imports=40) as service:
         ids = service.ids_file(tmp_path, 40)
         began = time.monotonic()
         with running(*poll(service, ids), folder=tmp_path, env=clock.environ) as process:
@@ -77,7 +77,7 @@ def test_a_clock_that_is_set_ends_no_task_early_stops_no_poll_and_is_reported_on
 def test_a_state_from_the_future_is_moved_back_and_polled_at_once(tmp_path: Path) -> None:
     clock = SetClock(tmp_path)
     clock.set("+300d")
-    with hubspot(tmp_path / "hubspot", *SLOW, imports=40) as service:
+    with hubspot(*SLOW, imports=40) as service:
         ids = service.ids_file(tmp_path, 40)
         with running(*poll(service, ids), folder=tmp_path, env=clock.environ) as process:
             wait_until(lambda: whole_lines(tmp_path / "out.jsonl") > 0, "a record")
