@@ -69,8 +69,8 @@ SOURCES_BUGS = (
     Bug(
         name="a-file-read-under-another-column-is-unchanged",
         file="poller/sources/files/read.py",
-        old="    if noted[0] != now[0]:\n",
-        new="    if not noted[0]:\n",
+        old="(noted[0] == now[0] and await",
+        new="(noted[0] and await",
         tests=("sources/test_read_as",),
     ),
     Bug(
