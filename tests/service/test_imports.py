@@ -224,6 +224,38 @@ async def test_an_outage_leaves_few_rows_unsure_and_no_start_probes_it(
     await assert_the_ledger_balances(simulation)
 
 
+async def test_a_start_call_that_fails_while_polls_succeed_leaves_few_rows_unsure_and_decides_none(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Each row was sent at the full pace, and of a longer failure each ended as start_unknown."""
+    simulation = Simulation(tmp_path, clock, scenario(requests=30))
+    began_at, lost = clock(), 0
+
+    def stage(ask: Any, reply: Any) -> Any:
+        nonlocal lost
+        if ask.method != "POST" or not began_at + 2 <= clock() < began_at + 302:
+            return reply
+        lost += 1
+        return replace(reply, code=500, body=b"")
+
+    simulation.api.stage = stage
+    assert await simulation.run(write_rows(tmp_path, 60), flags(trial=0)) is Exit.ALL_COMPLETE
+    assert 10 < lost <= 5 + 16 + 10
+    assert_each_row_has_one_outcome(simulation, 60)
+    (unanswered,), (answered,) = named(events, "start.unanswered"), named(events, "start.answered")
+    assert unanswered["reason"] == "http_500"
+    assert 290 < answered["after_s"] < 370
+    await assert_the_ledger_balances(simulation)
+
+
+async def test_a_run_gives_up_on_a_start_call_that_fails_though_polls_succeed(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(faults={"start_500_undone": 1.0}))
+    began_at = clock()
+    assert await simulation.run(write_rows(tmp_path, 60), flags() | {"give_up_s": 300}) is Exit.UNREACHABLE
+    assert clock() - began_at < 400
+    assert simulation.records() == []
+
+
 async def test_an_outage_before_the_first_answer_is_probed_by_polls_alone(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario(outages=(Outage(from_s=0, to_s=120, fault="503"),)))
     assert await simulation.run(write_rows(tmp_path, 30), flags()) is Exit.ALL_COMPLETE
