@@ -192,14 +192,27 @@ async def test_a_block_that_changes_while_the_file_is_read_again_is_not_taken_fo
 
 
 async def test_rows_that_other_options_rejected_are_fed_with_the_rest(store: Store, tmp_path: Path) -> None:
+    """Also where the sums hold a line twice, since it had grown."""
     rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/{brand}"})
-    half, rest = b'url,brand,n\nhttps://example.com/1,#REF!,1\nhttps://example.com/2,b,"a\nb"', b"\n"
-    (path := tmp_path / "rows.csv").write_bytes(half)
-    assert (await feed(str(path), store, replace(READ, rows=rows))).rejected == 1
-    path.write_bytes(half + rest)
+    parts = b"url,brand,n\nhttps://a.com/1,#REF!,1\nhttps://a.com/2,b,1", b'2\nhttps://a.com/3,b,"a\nb"', b"\n"
+    for number in (1, 2):
+        (tmp_path / "rows.csv").write_bytes(b"".join(parts[:number]))
+        await feed(str(tmp_path / "rows.csv"), store, replace(READ, rows=rows))
+    (tmp_path / "rows.csv").write_bytes(b"".join(parts))
     rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/"})
+    await feed(str(tmp_path / "rows.csv"), store, replace(READ, rows=rows))
+    assert [(each.lines, each.tasks) for each in (await store.sums()).sources] == [(5, 2), (4, 3)]
+
+
+async def test_rows_below_a_half_written_header_are_fed_under_options_that_need_the_rest_of_it(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"})
+    (path := tmp_path / "rows.csv").write_bytes(b"url,b")
     await feed(str(path), store, replace(READ, rows=rows))
-    assert (await store.sums()).sources[-1].tasks == 2
+    path.write_bytes(b"url,brand\nhttps://a.com/1,b\n")
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/{brand}"})
+    assert (await feed(str(path), store, replace(READ, rows=rows))).usable == 1
 
 
 async def test_a_row_that_failed_and_was_read_half_written_is_not_imported_again_by_the_rest(

@@ -170,7 +170,12 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
         return True
     if has_rest(file, position) and not is_rest_its_own(file, position, options):
         return False
-    begun = parser_before(file, position.offset, options)
+    try:
+        begun = parser_before(file, position.offset, options)
+    except InputError:
+        if has_rest(file, position):
+            return False  # what was read may be half a header
+        raise
     if has_rest(file, position) and lacks_headers(position, begun) and await _has_later_header(file, position, options):
         return False
     if not position.digest.split(" ")[1:]:
