@@ -47,7 +47,7 @@ def sent_at_of(task: Task) -> float | None:
 
 
 def requested_by_our_clock(task: Task, requested_at: float) -> float:
-    """Return when the import was requested: where this program did it, its own clock knows, however HubSpot's differs."""
+    """Return when the import was requested: where this program did it, its own clock knows."""
     if task.start is None:
         return requested_at
     return min(max(requested_at, task.fed_at - LONGEST_START_S), task.fed_at)
