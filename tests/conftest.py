@@ -36,6 +36,15 @@ SLOW_FOLDERS = ("process", "web", "service", "project", "cli")  # their files ha
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
+# A run in virtual time logs every poll; what a terminal gets would cost as much as the polls.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["log_level", "event"]),
+    ]
+)
+
 
 def pytest_configure() -> None:
     memory = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it

@@ -4,6 +4,34 @@ from campaign.planted.bug import Bug
 
 SOURCES_BUGS = (
     Bug(
+        name="a-rotated-file-whose-name-was-read-before-fed-again",
+        file="poller/sources/files/glob_files.py",
+        old="                if known is not None and known[1].offset > 0 and file.holds(known[1]):\n",
+        new="                if known is not None:\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="rotated-files-read-beside-who-follows-them",
+        file="poller/sources/files/glob_files.py",
+        old="        if current in self._followed and not self._is_followed(current):\n",
+        new="        if False:\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="an-empty-file-taken-for-the-one-before",
+        file="poller/sources/files/rotated_files.py",
+        old="            is_same = known.offset > 0 or",
+        new="            is_same = True or",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="another-file-with-the-inode-of-an-empty-one-read-for-it",
+        file="poller/sources/files/rotated_files.py",
+        old="        return (path for path in paths if path.name.startswith(self._path.stem))\n",
+        new="        return paths\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
         name="pruned-tasks-of-a-half-written-file-fed-again",
         file="poller/sources/files/stored_lines.py",
         old="        if name not in self._others:\n            return False\n",

@@ -109,7 +109,7 @@ async def test_killed_and_restarted_every_3_s_no_window_ever_holds_more_than_the
 
 
 @pytest.mark.parametrize("limit_from", ["headers", "settings"])
-async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_resumes_after_the_reset(
+async def test_a_daily_quota_of_1000_with_a_fifth_in_reserve_stops_at_800_and_resumes_after_the_reset(
     tmp_path: Path, clock: Clock, limit_from: str
 ) -> None:
     has_headers = limit_from == "headers"
@@ -119,26 +119,26 @@ async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_r
         durations=durations,
         requests=200,
         window_s=2.0,
-        daily=2000,
+        daily=1000,
         daily_every_s=3600.0,
         send_headers=has_headers,
     )
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
-    limits = {} if has_headers else {"requests": 200, "window_s": 2, "daily_limit": 2000, "time_zone": "Etc/GMT+1"}
+    limits = {} if has_headers else {"requests": 200, "window_s": 2, "daily_limit": 1000, "time_zone": "Etc/GMT+1"}
     ids = simulation.write_ids(400)
     async with asyncio.TaskGroup() as group:
         group.create_task(simulation.run(ids, ALWAYS_DUE | limits | {"daily_reserve": 0.2}))
         await asyncio.sleep(60)
         account = (await simulation.sums()).accounts["default"]
-        assert simulation.api.stats().requests_total == 1600
+        assert simulation.api.stats().requests_total == 800
         await asyncio.sleep(3600 - 60 - 1)
-        assert simulation.api.stats().requests_total <= 1600 + (3 if has_headers else 0)
+        assert simulation.api.stats().requests_total <= 800 + (3 if has_headers else 0)
         await asyncio.sleep(61)
-        assert simulation.api.stats().requests_total >= 3200
+        assert simulation.api.stats().requests_total >= 1600
         simulation.drain()
     assert account.pause == Pause.DAILY_QUOTA
     assert account.pause_detail is not None
-    assert "400 kept in reserve" in account.pause_detail
+    assert "200 kept in reserve" in account.pause_detail
     assert account.resume_at == EPOCH + (86_400 if has_headers else 3600)
     assert simulation.api.stats().throttled_total == 0
 

@@ -283,10 +283,17 @@ async def test_a_host_that_answers_everything_with_nothing_ends_no_task_at_its_d
     assert_each_has_its_right_outcome_once(simulation, ids)
 
 
-@pytest.mark.parametrize("fault", ["503", "reset"])
-@pytest.mark.parametrize("outage_s", [600.0, 7200.0])
-@pytest.mark.parametrize("count", [1, 3, 8])
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    ("killed", "count", "outage_s", "fault"),  # each pair of two values
+    [
+        (False, 1, 7200.0, "503"),
+        (True, 1, 600.0, "reset"),
+        (False, 3, 600.0, "reset"),
+        (True, 3, 7200.0, "503"),
+        (False, 8, 600.0, "503"),
+        (True, 8, 7200.0, "reset"),
+    ],
+)
 async def test_an_outage_across_the_deadline_ends_no_task_however_few_are_left(
     tmp_path: Path, clock: Clock, count: int, outage_s: float, killed: bool, fault: str
 ) -> None:
