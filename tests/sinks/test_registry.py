@@ -78,6 +78,13 @@ def test_a_package_is_loaded_only_when_its_sink_is_named(install: Install) -> No
         make_sink("loud:x", ENVIRONMENT)
 
 
+def test_a_package_that_is_installed_while_we_run_is_found(install: Install) -> None:
+    with pytest.raises(ConfigError, match="there is no sink 'late'"):
+        check_sinks(["late:x"])
+    install("poller-sink-late", {"late": "late_sink:make"}, "")
+    check_sinks(["late:x"])
+
+
 def test_target_options_and_a_name_reach_a_package_s_sink(install: Install) -> None:
     code = """
 class Sink:
