@@ -300,6 +300,19 @@ async def test_while_rows_wait_the_limit_is_used_and_never_passed(tmp_path: Path
     assert (stats.throttled_total, stats.max_in_window) == (0, 100)
 
 
+@pytest.mark.parametrize("ahead_h", [8.0, -8.0])
+async def test_imports_that_were_just_started_are_not_hours_old_where_clocks_differ(
+    tmp_path: Path, clock: Clock, ahead_h: float
+) -> None:
+    """With this machine's clock eight hours ahead of HubSpot's, each row was polled once in ten minutes."""
+    simulation = Simulation(tmp_path, clock, scenario())
+    simulation.clock = lambda: clock() + ahead_h * 3600
+    began_at = clock()
+    assert await simulation.run(write_rows(tmp_path, 30), flags()) is Exit.ALL_COMPLETE
+    assert clock() - began_at < 90
+    assert_each_row_has_one_outcome(simulation, 30)
+
+
 async def test_no_more_than_allowed_are_under_way_at_once(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario(durations=parse_durations("fixed:60")))
     most = 0
