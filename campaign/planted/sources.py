@@ -13,7 +13,7 @@ SOURCES_BUGS = (
     Bug(
         name="rotated-files-read-beside-who-follows-them",
         file="poller/sources/files/glob_files.py",
-        old="        if current in self._followed and not self._is_followed(current):\n",
+        old="        if current in self._followed and self._is_behind(current):\n",
         new="        if False:\n",
         tests=("sources/test_pruned_files",),
     ),
@@ -27,7 +27,7 @@ SOURCES_BUGS = (
     Bug(
         name="another-file-with-the-inode-of-an-empty-one-read-for-it",
         file="poller/sources/files/rotated_files.py",
-        old="        return (path for path in paths if path.name.startswith(self._path.stem))\n",
+        old="        return (path for path in paths if self._path.stem in path.name)\n",
         new="        return paths\n",
         tests=("sources/test_pruned_files",),
     ),
