@@ -1,7 +1,7 @@
 """Sinks of a fleet: their union is attached, each has one owner or a home, and what members show each other."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import psycopg
@@ -272,7 +272,7 @@ async def test_a_commit_that_also_concerns_sinks_and_one_of_another_member_do_no
     await take(b, "two")
     await feed(a, "x", account="one")
     await feed(b, "y", account="two")
-    concerning = {
+    concerning: dict[str, Callable[[], Awaitable[object]]] = {
         "take_sinks": lambda: b.fleet.take_sinks([HOOK]),
         "prune": lambda: b.prune(0.0, 9),
         "want_sinks": lambda: b.fleet.want_sinks([HOOK, FILE], shared=[HOOK]),
