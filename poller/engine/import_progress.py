@@ -7,7 +7,7 @@ import structlog
 
 from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
-from poller.core.starts import BACKLOG_COUNTED, Declined, ImportsReading, Row, Started, StartOutcome, Unsure
+from poller.core.starts import BACKLOG_COUNTED, Declined, ImportsReading, NotSent, Row, Started, StartOutcome, Unsure
 from poller.schedule.lost_starts import LostStarts
 from poller.schedule.starts import StartRules
 from poller.schedule.trial import LANDED_ENOUGH, Trial
@@ -94,14 +94,15 @@ class ImportProgress:
         return 0.0 if self._lost.since is None else self._clock() - paused_s - self._lost.since
 
     def note_start(self, outcome: StartOutcome, *, paused_s: float, rng: Random) -> None:
-        """Note what came of a start: where the call stays without answers, few rows must become unsure."""
+        """Note what came of a start: where the call stays without answers, few rows must become unsure, and few
+        requests be spent."""
         now = self._clock()
         match outcome:
             case Started() | Declined():
                 after_s = self.unanswered_s(paused_s)
                 if self._lost.answer():
                     log.info("start.answered", account=self._account, after_s=round(after_s, 3))
-            case Unsure(reason=reason):
+            case Unsure(reason=reason) | NotSent(reason=reason, left=True):
                 if self._lost.lose(now=now, active_at=now - paused_s, rng=rng):
                     log.warning("start.unanswered", account=self._account, reason=reason)
             case _:

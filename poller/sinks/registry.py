@@ -96,16 +96,20 @@ def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None =
     """Raise `ConfigError` where a spec cannot be used as written, and, for a state that `is_new`, `SinkError` where its
     target has data of another. Creates nothing, and reads secrets only with an `environment`; runs no code of other
     packages."""
+    made: list[Sink] = []
     for spec in specs:
-        _, kind, target, options = _read(spec)
+        name, kind, target, options = _read(spec)
         found = _find(spec, kind)
         if isinstance(found, EntryPoint):
             continue
         settings = _settings(found, target, options)
         if environment is not None:
-            settings.make(environment)
+            sink = settings.make(environment)
+            sink.name = sink.name if name is None else name
+            made.append(sink)
         if is_new:
             settings.check_new()
+    refuse_alike(made)
 
 
 def check_targets(specs: Sequence[SinkSpec]) -> None:

@@ -274,8 +274,9 @@ async def test_a_rotated_file_waits_for_who_reads_those_that_were_rotated_before
     assert set(run.polled.values()) == {1}
 
 
+@pytest.mark.parametrize("name", ["AAAA.txt.1", "20261128-AAAA.txt"])
 async def test_an_empty_file_that_replaced_another_is_found_where_it_was_rotated_while_no_run_was_there(
-    tmp_path: Path, clock: Clock, logs: list[Log]
+    tmp_path: Path, clock: Clock, logs: list[Log], name: str
 ) -> None:
     log, _ = logs
     run = PrunedRun(tmp_path, [Source(kind="file", location=str(log.path), options=READ, follow=True)], clock)
@@ -285,7 +286,8 @@ async def test_an_empty_file_that_replaced_another_is_found_where_it_was_rotated
     await run.wait(15)
     await run.stop()
     log.append()
-    log.rename()
+    log.path.rename(log.path.with_name(name))
+    log.path.touch()
     await run.start()
     await run.has_read(log)
     await run.stop()
@@ -312,3 +314,13 @@ async def test_a_rotated_file_of_another_name_with_the_inode_of_an_empty_one_is_
     await run.wait(60)
     await run.stop()
     assert set(run.polled.values()) == {1}
+
+
+async def test_rotated_files_are_read_where_the_current_one_cannot_be(
+    run: PrunedRun, logs: list[Log], folder: Path
+) -> None:
+    log, _ = logs
+    log.append()
+    log.path.rename(folder / "CCCC.txt.1")
+    (folder / "CCCC.txt").write_bytes(b"\x1f\x8b compressed")
+    await run.has_read(log)

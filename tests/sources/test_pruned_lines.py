@@ -19,6 +19,7 @@ from poller.core.protocols import Clock, Store
 from poller.sources import ChunkWriter, ReadOptions, feed
 from poller.sources.files.follow import follow
 from poller.sources.imports import RowOptions
+from poller.sources.intake import OnChunk
 from poller.store import open_store
 from tests.sources.test_resumption import FILES, READ, Killed, document, first_read, options_of
 from tests.support.simulation import named
@@ -38,20 +39,21 @@ class PrunedReading:
     """A file whose tasks are finished and pruned after each of the runs that read it."""
 
     def __init__(self, store: Store, path: Path, options: ReadOptions) -> None:
-        self._store, self._path, self._options = store, path, options
+        self._store, self._path, self.options = store, path, options
         self._left = -1
         self.polled: list[str] = []
+        self.on_chunk: OnChunk = lambda _chunk, _added: None
 
     async def read(self, *, chunks: int = -1) -> None:
         """Read to the end, or until as many chunks are stored."""
         self._left = chunks
         with suppress(Killed):
-            await feed(str(self._path), self._writer(), self._options)
+            await feed(str(self._path), self._writer(), self.options)
         await self._finish_and_prune()
 
     async def follow(self, seconds: float = LONG_S, *, chunks: int = -1) -> None:
         self._left = chunks
-        following = asyncio.create_task(follow(str(self._path), self._writer(), self._options))
+        following = asyncio.create_task(follow(str(self._path), self._writer(), self.options))
         await asyncio.sleep(seconds)
         following.cancel()
         with suppress(asyncio.CancelledError, Killed):
@@ -71,13 +73,14 @@ class PrunedReading:
         writer.new_source = new_source  # type: ignore[method-assign]
         return writer
 
-    def _note(self, _chunk: Chunk, _added: Added) -> None:
+    def _note(self, chunk: Chunk, added: Added) -> None:
+        self.on_chunk(chunk, added)
         self._left -= 1
         if self._left == 0:
             raise Killed
 
     async def _finish_and_prune(self) -> None:
-        tasks = await self._store.claim("main", 1000)
+        tasks = [task for account in ("main", "emea") for task in await self._store.claim(account, 1000)]
         self.polled += [task.task_id for task in tasks]
         await self._store.record([finished(task, at=0.0) for task in tasks])
         await self._store.prune(1.0, 1000)
@@ -127,6 +130,89 @@ async def test_lines_of_a_second_reading_that_was_killed_are_duplicates_too(
     await (reading.follow(chunks=chunks) if is_followed else reading.read(chunks=chunks))
     await reading.read()
     assert sorted(reading.polled) == ["A1", "A2", "A3", "A4", "A5"]
+
+
+HALF, REST = b'id,note,account\nA1,B1,\nA2,B2,emea\nA3,B3,\nA4,"B4\n",', b"\nA5,B5,\n"
+EMEA = replace(READ, accounts=frozenset({"main", "emea"}), chunk_lines=1)
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("corrected", "options", "polled"),
+    [
+        ((b"A", b"C"), {}, {"C1", "C3", "C4", "C5"}),
+        ((b"A3", b"C3"), {}, {"C3", "A5"}),
+        ((b"", b""), {"accounts": EMEA.accounts}, {"A2", "A5"}),
+        ((b"", b""), {"accounts": EMEA.accounts, "default_account": "emea"}, {"A2", "A3", "A4", "A5"}),
+        ((b"", b""), {"id_column": "note"}, {"B3", "B5"}),
+    ],
+)
+async def test_what_changed_after_a_second_reading_was_killed_is_not_taken_for_stored(
+    store: Store,
+    tmp_path: Path,
+    chunks: int,
+    is_followed: bool,
+    corrected: tuple[bytes, bytes],
+    options: dict[str, Any],
+    polled: set[str],
+) -> None:
+    """A line that is taken for a stored one is lost: what the earlier reading had is proven again, and how."""
+    (path := tmp_path / "ids").write_bytes(HALF)
+    reading = PrunedReading(store, path, replace(READ, chunk_lines=1))
+    await reading.read()
+    path.write_bytes(HALF + REST)
+    await (reading.follow(chunks=chunks) if is_followed else reading.read(chunks=chunks))
+    before = len(reading.polled)
+    path.unlink()
+    path.write_bytes((HALF + REST).replace(*corrected))
+    reading.options = replace(reading.options, **options)
+    await (reading.follow() if is_followed else reading.read())
+    assert polled <= set(reading.polled[before:])
+
+
+async def test_a_block_that_changes_while_the_file_is_read_again_is_not_taken_for_stored(
+    store: Store, tmp_path: Path
+) -> None:
+    note = b"x" * 20_000
+    half = b"id,note\n" + b"".join(b"A%d,%b\n" % (number, note) for number in range(10, 40)) + b'A40,"\n'
+    (path := tmp_path / "ids").write_bytes(half)
+    reading = PrunedReading(store, path, replace(READ, chunk_lines=1))
+    await reading.read()
+    path.write_bytes(half + b'"\nA41,y\n')
+
+    def correct(_chunk: Chunk, _added: Added) -> None:
+        with path.open("r+b") as file:
+            file.seek(half.index(b"A39"))
+            file.write(b"C39")
+
+    reading.on_chunk = correct
+    await reading.read()
+    assert {"C39", "A41"} <= set(reading.polled)
+
+
+async def test_rows_that_other_options_rejected_are_fed_with_the_rest(store: Store, tmp_path: Path) -> None:
+    """Also where the sums hold a line twice, since it had grown."""
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/{brand}"})
+    parts = b"url,brand,n\nhttps://a.com/1,#REF!,1\nhttps://a.com/2,b,1", b'2\nhttps://a.com/3,b,"a\nb"', b"\n"
+    for number in (1, 2):
+        (tmp_path / "rows.csv").write_bytes(b"".join(parts[:number]))
+        await feed(str(tmp_path / "rows.csv"), store, replace(READ, rows=rows))
+    (tmp_path / "rows.csv").write_bytes(b"".join(parts))
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/"})
+    await feed(str(tmp_path / "rows.csv"), store, replace(READ, rows=rows))
+    assert [(each.lines, each.tasks) for each in (await store.sums()).sources] == [(5, 2), (4, 3)]
+
+
+async def test_rows_below_a_half_written_header_are_fed_under_options_that_need_the_rest_of_it(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"})
+    (path := tmp_path / "rows.csv").write_bytes(b"url,b")
+    await feed(str(path), store, replace(READ, rows=rows))
+    path.write_bytes(b"url,brand\nhttps://a.com/1,b\n")
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/{brand}"})
+    assert (await feed(str(path), store, replace(READ, rows=rows))).usable == 1
 
 
 async def test_a_row_that_failed_and_was_read_half_written_is_not_imported_again_by_the_rest(

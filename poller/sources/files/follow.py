@@ -102,7 +102,7 @@ class _Follower:
             self._name, number, file, start, path=self._path, store=self._store, options=self._options
         )
         try:
-            with self._registry.following(file):
+            with self._registry.following(file, self._name):
                 await followed.read_to_end()
         except Truncated:
             log.warning("source.truncated", source=self._name, line=followed.position.line)

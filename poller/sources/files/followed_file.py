@@ -83,7 +83,7 @@ class FollowedFile:
 
     async def _store_lines(self) -> bool:
         """Store every line that is whole; return whether the file had grown."""
-        parser, tail = self._resume()
+        parser, tail = await self._resume()
         if parser is None or tail is None:
             return False
         grew = False
@@ -95,16 +95,17 @@ class FollowedFile:
             await self._commit([chunk])
         return grew
 
-    def _resume(self) -> tuple[Parser | None, Tail | None]:
+    async def _resume(self) -> tuple[Parser | None, Tail | None]:
         """Return what reads on; nothing while it is unknown how what an earlier run read to its end continues."""
         if self._parser is None:
             if not self._file.holds(self.position):
                 raise Truncated
             if self._is_rest_unknown():
                 return None, None
-            self._parser, start = resumed_parser(self._file, self.position, self._options, self._name)
-            self._stored = stored_before(self._file, start, self.position, self._store, self._options)
+            parser, start = resumed_parser(self._file, self.position, self._options, self._name)
             self._tail = Tail(self._file, start.offset, 2 * self._options.max_line_bytes)
+            self._stored = await stored_before(self._file, start, self.position, self._store, self._options, self._name)
+            self._parser = parser
         return self._parser, self._tail
 
     def _was_half_written(self) -> bool:

@@ -112,7 +112,7 @@ class GlobReader:
         rotated.polls += 1
         if rotated.settled or rotated.polls <= 2 * QUIET_POLLS or self._registry.is_followed(facts):
             return
-        if current in self._followed and not self._is_followed(current):
+        if current in self._followed and self._is_behind(current):
             return
         rotated.settled = True
         if path.endswith(COMPRESSED):
@@ -127,9 +127,9 @@ class GlobReader:
             if isinstance(fault, UnreadableInput):  # it may pass
                 rotated.settled, rotated.polls = False, 0
 
-    def _is_followed(self, path: str) -> bool:
+    def _is_behind(self, path: str) -> bool:
         facts = stat_of(path)
-        return facts is not None and self._registry.is_followed(facts)
+        return facts is not None and self._registry.is_behind(source_name(path), facts)
 
     async def _forget_missing(self, matches: set[str]) -> None:
         self._rotated = {path: rotated for path, rotated in self._rotated.items() if path in matches}

@@ -4,10 +4,12 @@ import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
+from poller.core.errors import InputError
 from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
@@ -23,7 +25,7 @@ from poller.sources.files.read_as import (
     manner_of,
     parser_before,
 )
-from poller.sources.files.stored_lines import StoredLines, earlier_reading, note_at_start
+from poller.sources.files.stored_lines import StoredLines, earlier_reading, note_at_start, parsed_again, proven
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -65,7 +67,7 @@ async def feed(
             counts.unchanged = await _count_unchanged(file, known, store, options)
             return counts
         parser, start = resumed_parser(file, known, options, file.name)
-        stored = stored_before(file, start, known, store, options)
+        stored = await stored_before(file, start, known, store, options, file.name)
         digest = await _seek(file, start, digest)
 
         async def commit(chunk: Chunk) -> None:
@@ -168,7 +170,12 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
         return True
     if has_rest(file, position) and not is_rest_its_own(file, position, options):
         return False
-    begun = parser_before(file, position.offset, options)
+    try:
+        begun = parser_before(file, position.offset, options)
+    except InputError:
+        if has_rest(file, position):
+            return False  # what was read may be half a header
+        raise
     if has_rest(file, position) and lacks_headers(position, begun) and await _has_later_header(file, position, options):
         return False
     if not position.digest.split(" ")[1:]:
@@ -183,9 +190,24 @@ async def note_of_half_written(
     only since it was half written, it notes which lines are stored. Otherwise they are read in another way now."""
     if is_rest_its_own(file, position, options):
         return ""
-    begun = Parser.of_beginning(options, file.name, None, file.blocks_before(position.offset))
-    is_as_noted = await _is_as_noted(position, begun, options, store, name)
-    return note_at_start(earlier_reading(position) or position) if is_as_noted else ""
+    with suppress(InputError):
+        parser, lines, rejected = await parsed_again(file, position, options)
+        is_as_noted = await _is_as_noted(position, parser, options, store, name)
+        if is_as_noted and await _were_as_many(lines, rejected, position, options, store, name):
+            earlier = await earlier_reading(file, position, options)
+            return note_at_start(earlier or await proven(file, position, options))
+    return ""
+
+
+async def _were_as_many(
+    lines: int, rejected: int, position: Position, options: ReadOptions, store: FeedStore, name: str
+) -> bool:
+    """Whether as many lines before `position` were rejected as are now, of so many; else one that would not be now may
+    have been. Where the last line of a file had grown, it was counted twice."""
+    sums = await store.source(name)
+    if sums is None or (sums.rejected and has_other_options(position.digest, options)):
+        return False
+    return 0 <= sums.rejected - rejected <= max(0, sums.lines - lines)
 
 
 async def _is_as_noted(position: Position, begun: Parser, options: ReadOptions, store: FeedStore, name: str) -> bool:
@@ -255,15 +277,16 @@ def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: 
     return Parser.resumed(options, name, start, content, before, last, headers), start
 
 
-def stored_before(
-    file: OpenFile, start: Position, known: Position, store: FeedStore, options: ReadOptions
+async def stored_before(
+    file: OpenFile, start: Position, known: Position, store: FeedStore, options: ReadOptions, name: str
 ) -> StoredLines | None:
     """Return the lines from `start` on that an earlier reading stored; None where there are none. `known`: what the
-    state has of the reading that resumes there."""
-    if (earlier := earlier_reading(known)) is not None:
-        blocks = file.blocks_before(earlier.offset)
-        return StoredLines(store, Parser(options, file.name), blocks, earlier, aligned=start.offset == 0)
-    if start.offset >= known.offset:
+    state has of the reading that resumes there; `name` is the source's in the store."""
+    if (earlier := await earlier_reading(file, known, options)) is not None:
+        parser, blocks = Parser(options, file.name), earlier.blocks(file)
+        return StoredLines(store, parser, blocks, earlier.known, aligned=start.offset == 0, note=earlier.note)
+    is_another = has_other_options(known.digest, options) and await _rejected(name, store) > 0
+    if start.offset >= known.offset or is_another:
         return None
     parser, _ = resumed_parser(file, start, options, file.name)
     return StoredLines(store, parser, file.blocks_before(known.offset, start.offset), known, aligned=True)

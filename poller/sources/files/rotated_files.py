@@ -149,7 +149,7 @@ class _Folder:
                 yield self._path.parent / entry.name
 
     def _of_this_name(self, paths: Iterator[Path]) -> Iterator[Path]:
-        return (path for path in paths if path.name.startswith(self._path.stem))
+        return (path for path in paths if self._path.stem in path.name)
 
     def _longest_holding(self, paths: Iterator[Path], known: Position, changed_ns: int) -> OpenFile | None:
         """Return the longest file that holds what was read and was not last changed before that."""
