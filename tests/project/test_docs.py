@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def add(events: dict[str, Event], name: str, levels: Iterable[str], keys: Iterab
     event.keys.update(keys)
 
 
+@cache
 def events_in_code() -> dict[str, Event]:
     """Return every event that a module of `poller` can log. Fails where the code does not show a call's event."""
     events: dict[str, Event] = {}
