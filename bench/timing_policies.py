@@ -87,7 +87,7 @@ def _plan_for(tasks: Sequence[Import], poll_cost_s: float, longest_gap_s: float)
     rates = [count / seconds if seconds else 1.0 for count, seconds in zip(events, exposure_s, strict=True)]
     gone = band_of(DEADLINE_S) + 1  # given up by then: no more cost
     rates[gone:] = [1.0] * (BANDS - gone)
-    return plan_inspection(EDGES, rates, [longest_gap_s] * (BANDS + 1), poll_cost_s)
+    return plan_inspection(EDGES, tuple(rates), (longest_gap_s,) * (BANDS + 1), poll_cost_s)
 
 
 class Clairvoyant:

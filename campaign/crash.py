@@ -28,7 +28,7 @@ BURST = 5  # calls that fail in a row, where a single one shows nothing
 AT_A_TIME = 2
 BIG_TASKS = 20_000
 BIG_PACE = 5  # requests per 0.1 s, so that hundreds of kills find work to interrupt
-LIFE_S = (0.5, 3.0)  # of a process that is killed at a random instant; it needs 0.8 s to start
+LIFE_S = (0.02, 2.0)  # of a process that is killed at a random instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 PRELOADED = (
@@ -29,12 +30,23 @@ class Forked:
     """One process; its output goes to `stderr.log` in its folder. The part of `asyncio.subprocess.Process` that a
     campaign uses."""
 
-    def __init__(self, words: Sequence[str], folder: Path, environ: Mapping[str, str], prefix: Sequence[str]) -> None:
-        """`words`: of the command line, without the program. `prefix`: an strace command that is attached first."""
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        prefix: Sequence[str],
+        stdout: str = "stderr.log",
+    ) -> None:
+        """`words`: of the command line, without the program. `prefix`: an strace command that is attached first.
+        `stdout`: where its standard output goes instead."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
-        self._process = context.Process(target=_run, args=(words, folder, environ, prefix), daemon=True)
+        self._at_work, theirs = context.Pipe(duplex=False)  # ends once it and what traces it have ended
+        args = (words, folder, environ, prefix, stdout, theirs)
+        self._process = context.Process(target=_run, args=args, daemon=True)
         self._process.start()
+        theirs.close()
 
     @property
     def pid(self) -> int:
@@ -50,23 +62,30 @@ class Forked:
             os.kill(self.pid, number)
 
     async def wait(self) -> int:
-        """Return the exit code, negative for a signal, once the process has ended."""
-        while (code := self.returncode) is None:  # noqa: ASYNC110 - another process
+        """Return the exit code, negative for a signal, once the process has ended and its trace is written."""
+        while (code := self.returncode) is None or not self._at_work.poll():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.005)
         return code
 
 
-def _run(words: Sequence[str], folder: Path, environ: Mapping[str, str], prefix: Sequence[str]) -> None:
+def _run(
+    words: Sequence[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    prefix: Sequence[str],
+    stdout: str,
+    at_work: Connection,
+) -> None:
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
-    with Path("stderr.log").open("ab") as log:
-        os.dup2(log.fileno(), 1)
+    with Path("stderr.log").open("ab") as log, Path(stdout).open("ab") as out:
+        os.dup2(out.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if prefix:
-        _attach(prefix)
+        _attach(prefix, at_work)
     sys.argv = ["poller", *words]
     from poller.cli.app import main
 
@@ -81,9 +100,9 @@ def _end_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _attach(prefix: Sequence[str]) -> None:
+def _attach(prefix: Sequence[str], at_work: Connection) -> None:
     """Let strace trace this process from now on."""
-    subprocess.Popen([*prefix, "-p", str(os.getpid())])  # noqa: S603 - our own command
+    subprocess.Popen([*prefix, "-p", str(os.getpid())], pass_fds=[at_work.fileno()])  # noqa: S603 - our own command
     status = Path("/proc/self/status")
     while "TracerPid:\t0\n" in status.read_text():
         time.sleep(0.002)

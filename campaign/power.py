@@ -16,7 +16,7 @@ from random import Random
 from campaign import trace
 from campaign.crash import AT_A_TIME, KILL
 from campaign.disk import Disk, Step, Sync, steps
-from campaign.rig import IDS, Shape, own_folder, rigged
+from campaign.rig import IDS, LOG, Shape, own_folder, rigged
 from campaign.targets import TARGETS
 from campaign.trace import Point
 
@@ -75,7 +75,7 @@ async def cut_and_resume(shape: Shape, done: Sequence[Step], recorded_in: Path, 
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace the folder's files by these; keep the ids."""
     for path in folder.iterdir():
-        if path.name not in (IDS, "stdout.ndjson"):
+        if path.name not in (IDS, LOG, "stdout.ndjson"):
             path.unlink()
     for name, content in files.items():
         (folder / Path(name).name).write_bytes(content)

@@ -9,7 +9,6 @@ import itertools
 import os
 import signal
 import sqlite3
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 import orjson
 import psycopg
 
-import poller
+from campaign.forked import Forked
 from campaign.targets import Receiver, Spec, Target, postgres_state
 from poller.core.errors import Exit, PollerError
 from poller.reports.ledger import imbalances
@@ -27,7 +26,7 @@ from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
 from poller.store import read_store
 
 STATE = ("poller.db", "poller.db-wal", "poller.db-journal", "poller.db.lock")
-IDS = "ids.txt"
+IDS, LOG = "ids.txt", "stderr.log"
 SETTLED = (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE)
 STUCK_S = 60.0  # and a second for 20 tasks: a run that takes longer is killed and counted as a violation
 TRIES = 4  # runs to the end after the last fault; more are never needed
@@ -48,9 +47,6 @@ ENVIRON = {
     "POLLER_POLLING__FIRST_GAP_S": "0.1",
     "POLLER_POLLING__MISSING_AGAIN_S": "0.1",
     "POLLER_POLLING__FAILURE_GAP_S": "0.1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "SSL_CERT_FILE": os.devnull,  # importing aiohttp reads all certificates that the machine has, twice
-    "PYTHONPATH": str(Path(poller.__file__).parent.parent),
 }
 
 
@@ -93,7 +89,7 @@ class Rig:
     _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers: the newest, and what it contradicts
 
     def command(self) -> list[str]:
-        words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", self.state, "--no-progress"]
+        words = ["run", IDS, "--state", self.state, "--no-progress"]
         words += ["--base-url", self.base_url, "--requests", str(self.shape.requests), "--window-s", "0.1"]
         return [*words, "--workers", str(self.shape.workers)]
 
@@ -111,38 +107,29 @@ class Rig:
     async def run(
         self, *, before: Sequence[str] = (), kill_after_s: float | None = None, kill_at_arrival: int | None = None
     ) -> Ended:
-        """Run the process once, with `before` in front of its command. It may be killed after a time, or when its n-th
-        request of this run has reached the webhook's receiver, unanswered."""
-        with (self.folder / "stdout.ndjson").open("ab") as stdout:
-            process = await asyncio.create_subprocess_exec(
-                *before,
-                *self.command(),
-                cwd=self.folder,
-                env=self.environ(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        self._kill_at_arrival(process.pid, kill_at_arrival)
+        """Run the process once, with the strace command `before` attached. It may be killed after a time, or when its
+        n-th request of this run has reached the webhook's receiver, unanswered."""
+        log = self.folder / LOG
+        log.unlink(missing_ok=True)
+        process = Forked(self.command(), self.folder, self.environ(), before, "stdout.ndjson")
+        self._kill_at_arrival(process, kill_at_arrival)
         try:
             async with asyncio.timeout(STUCK_S + self.shape.tasks / 20 if kill_after_s is None else kill_after_s):
-                _, stderr = await process.communicate()
+                code = await process.wait()
         except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
-            _, stderr = await process.communicate()
+            process.send_signal(signal.SIGKILL)
+            code = await process.wait()
         finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
         self.observe()
-        return Ended(code=process.returncode or 0, stderr=stderr.decode(errors="replace"))
+        return Ended(code=code, stderr=log.read_text(errors="replace") if log.exists() else "")
 
-    def _kill_at_arrival(self, pid: int, number: int | None) -> None:
+    def _kill_at_arrival(self, process: Forked, number: int | None) -> None:
         arrivals = itertools.count(1)
 
         def on_arrival() -> None:
             if next(arrivals) == number:
-                os.killpg(pid, signal.SIGKILL)
+                process.send_signal(signal.SIGKILL)
 
         for target in self.targets:
             if isinstance(target, Receiver):

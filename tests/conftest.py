@@ -2,8 +2,10 @@
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -27,14 +29,27 @@ from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
 HERE = Path(__file__).parent
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # jsonschema's, for formats that no schema here has: 3 s
+ROOM_BYTES = 2 << 30  # many times what the tests' files take
 SLOW_FOLDERS = ("process", "web", "service", "project", "cli")  # their files have few tests, but slow ones
 
 # Examples take longer on a loaded machine.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
+# A run in virtual time logs every poll; what a terminal gets would cost as much as the polls.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["log_level", "event"]),
+    ]
+)
+
 
 def pytest_configure() -> None:
+    memory = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
+    if memory.is_dir() and shutil.disk_usage(memory).free >= ROOM_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # a state waits for the disk at every commit
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` does that, and the poller would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -68,6 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         turn[path] = (not is_slow, nth[folder] if is_slow else 0)
         nth[folder] += 1
     items.sort(key=lambda item: turn[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the tests of all files consist of out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # as the program has it
 
 
 def pytest_asyncio_loop_factories(

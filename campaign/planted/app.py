@@ -104,8 +104,8 @@ APP_BUGS = (
     Bug(
         name="a-sink-is-opened-again-before-its-last-note-is-on-disk",
         file="poller/engine/deliveries.py",
-        old="                await self._store.flush()  # its last note",
-        new="                # its last note",
+        old="            await self._store.flush()  # its last note",
+        new="            # its last note",
         tests=("app/test_reload",),
     ),
     Bug(

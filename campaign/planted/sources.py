@@ -4,6 +4,76 @@ from campaign.planted.bug import Bug
 
 SOURCES_BUGS = (
     Bug(
+        name="a-rotated-file-whose-name-was-read-before-fed-again",
+        file="poller/sources/files/glob_files.py",
+        old="                if known is not None and known[1].offset > 0 and file.holds(known[1]):\n",
+        new="                if known is not None:\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="rotated-files-read-beside-who-follows-them",
+        file="poller/sources/files/glob_files.py",
+        old="        if current in self._followed and self._is_behind(current):\n",
+        new="        if False:\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="an-empty-file-taken-for-the-one-before",
+        file="poller/sources/files/rotated_files.py",
+        old="            is_same = known.offset > 0 or",
+        new="            is_same = True or",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="another-file-with-the-inode-of-an-empty-one-read-for-it",
+        file="poller/sources/files/rotated_files.py",
+        old="        return (path for path in paths if self._path.stem in path.name)\n",
+        new="        return paths\n",
+        tests=("sources/test_pruned_files",),
+    ),
+    Bug(
+        name="pruned-tasks-of-a-half-written-file-fed-again",
+        file="poller/sources/files/stored_lines.py",
+        old="        if name not in self._others:\n            return False\n",
+        new="        return False\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="how-far-a-file-was-read-before-forgotten-by-a-kill",
+        file="poller/sources/files/stored_lines.py",
+        old='        return self._note if offset < self._known.offset else ""\n',
+        new='        return ""\n',
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="a-changed-line-taken-for-a-stored-one-after-a-kill",
+        file="poller/sources/files/stored_lines.py",
+        old="        return earlier if proof == [earlier.proof] else None\n",
+        new="        return earlier\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="a-block-corrected-meanwhile-taken-for-a-stored-one",
+        file="poller/sources/files/stored_lines.py",
+        old="            yield block if hash(block) == found else None\n",
+        new="            yield block\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="a-row-that-was-rejected-taken-for-a-stored-one",
+        file="poller/sources/files/read.py",
+        old="    if sums is None or (sums.rejected and has_other_options(position.digest, options)):\n",
+        new="    if sums is None:\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
+        name="a-torn-line-taken-for-a-stored-one",
+        file="poller/sources/files/read_as.py",
+        old=" + [_TORN] * parser.ends_torn\n",
+        new="\n",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
         name="a-table-of-an-earlier-version-is-fed-again",
         file="poller/sources/files/read.py",
         old="        if parser.headers:\n            return True\n    return False\n",
@@ -20,8 +90,8 @@ SOURCES_BUGS = (
     Bug(
         name="a-file-read-under-another-column-is-unchanged",
         file="poller/sources/files/read.py",
-        old="    if noted[0] != now[0]:\n",
-        new="    if not noted[0]:\n",
+        old="    return noted == now or (noted[0] == now[0] and",
+        new="    return noted == now or (noted[0] and",
         tests=("sources/test_read_as",),
     ),
     Bug(

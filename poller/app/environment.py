@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from poller.app.live_block import LiveBlock
 from poller.app.messages import Again
 from poller.config import Address, Settings
 from poller.core.protocols import Clock
@@ -19,6 +18,8 @@ from poller.web import listen
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+    from poller.app.live_block import LiveBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Environment:
     stdin: int = 0  # file descriptor
     environ: Mapping[str, str]
     connections: Callable[[Settings], Connections]  # to HubSpot, not opened yet
-    terminal: LiveBlock | None = None  # shows the progress display; None: no display
+    terminal: "LiveBlock | None" = None  # shows the progress display; None: no display
     again: Again = field(default_factory=Again)  # how a person continues the run once it has stopped
     tracer: "Tracer | None" = None  # gets a span for each poll; None: no spans
     on_start: Callable[[Service], None] = lambda _service: None  # called before work begins

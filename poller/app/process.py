@@ -9,11 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from rich.console import Console
 
 from poller import __version__
 from poller.app.environment import Environment
-from poller.app.live_block import LiveBlock
 from poller.app.messages import Again, write
 from poller.app.run import run
 from poller.app.signals import Signals
@@ -29,6 +27,8 @@ from poller.web import refuse_taken
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+    from poller.app.live_block import LiveBlock
 
 
 log = structlog.get_logger("poller")
@@ -102,11 +102,16 @@ def since_boot() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _terminal() -> LiveBlock | None:
+def _terminal() -> "LiveBlock | None":
     """Return the terminal that stderr is; None where it is none, or one that cannot be redrawn."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console  # takes a tenth of a start to import
+
+    from poller.app.live_block import LiveBlock
+
     console = Console(stderr=True)
-    is_usable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
-    return LiveBlock(console) if is_usable else None
+    return LiveBlock(console) if console.is_terminal and not console.is_dumb_terminal else None
 
 
 @asynccontextmanager

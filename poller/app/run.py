@@ -14,7 +14,6 @@ from poller.app import inputs
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.environment import Environment
 from poller.app.messages import conclude, notes_at_start, nothing_fed, state_flag, write
-from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings, unused_proxies
 from poller.core.errors import Exit, PollerError, StoreError, TooManyFailures
@@ -139,6 +138,8 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     if parts.fleet is not None:
         watchers.append(parts.fleet.turns.run())
     if environment.terminal is not None:
+        from poller.app.progress import progress_of
+
         progress = progress_of(service, metrics, environment, settings.longest_deadline_s)
         watchers.append(progress.show(environment.terminal))
     return watchers

@@ -50,6 +50,7 @@ class Commands(typer.core.TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> NoReturn:
+        _import_structlog_alone()
         try:
             code = super().invoke(ctx)
         except PollerError as error:
@@ -100,6 +101,16 @@ for module in (
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
 app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
+
+
+def _import_structlog_alone() -> None:
+    """Import structlog without rich, which it takes for tracebacks where it can: our log renders them itself, and rich
+    is a tenth of a start."""
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # as if it were not installed
+        import structlog  # noqa: F401
+
+        del sys.modules["rich"]
 
 
 def _is_of_command_line(error: Exception) -> bool:

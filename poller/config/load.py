@@ -95,6 +95,8 @@ def _read_secrets(folder: Path) -> dict[str, str]:
 
 
 def _from_variables(variables: Mapping[str, str], toml: Mapping[str, Any]) -> dict[str, Any]:
+    if not any(name.upper().startswith(PREFIX) for name in variables):
+        return {}
     settings_type = cast("type[BaseSettings]", Settings)  # the source reads only its fields
     source = EnvSettingsSource(settings_type, env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
     source.env_vars = {name.lower(): value for name, value in variables.items() if value}

@@ -88,17 +88,6 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """A run of consecutive input lines, each in exactly one of three places."""
-
-    fed: tuple[Fed, ...]
-    rejected: tuple[Rejection, ...]
-    blank: int  # blank lines, comments, CSV header
-    position: Position  # after the last of them
-    rows: tuple[FedRow, ...] = ()  # usable lines of an import, in place of `fed`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
     """How many of a chunk's usable lines are new tasks, and how many duplicates."""
 
@@ -107,6 +96,35 @@ class Added:
     failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
     again: int = 0  # of `tasks`: attempts at rows whose latest one failed, which no longer counts
     other_refs: int = 0  # duplicates that were fed with another `ref`: the task keeps its first one
+
+    def __add__(self, other: "Added") -> "Added":
+        return Added(
+            tasks=self.tasks + other.tasks,
+            duplicates=self.duplicates + other.duplicates,
+            failed=self.failed + other.failed,
+            again=self.again + other.again,
+            other_refs=self.other_refs + other.other_refs,
+        )
+
+
+NOTHING_ADDED: Final = Added(tasks=0, duplicates=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A run of consecutive input lines, each in exactly one of these places."""
+
+    fed: tuple[Fed, ...]
+    rejected: tuple[Rejection, ...]
+    blank: int  # blank lines, comments, CSV header
+    position: Position  # after the last of them
+    rows: tuple[FedRow, ...] = ()  # usable lines of an import, in place of `fed`
+    repeated: Added = NOTHING_ADDED  # usable lines that an earlier reading of the file stored, in neither of them
+
+    @property
+    def lines(self) -> int:
+        """How many lines it has."""
+        return len(self.fed) + len(self.rows) + self.repeated.duplicates + len(self.rejected) + self.blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

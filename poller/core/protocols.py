@@ -53,8 +53,8 @@ class FeedStore(Protocol):
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         """Return the latest source of this name and how far it was read; None if there is none."""
 
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
-        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+    async def new_source(self, name: str, fingerprint: str = "", digest: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint and digest of its position 0; return its number."""
 
     async def was_read(self, position: Position) -> bool:
         """Return whether any source was read up to exactly this position; its fingerprint identifies the file."""

@@ -89,15 +89,20 @@ class Deliveries:
 
     async def end(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
         """Close a sink after its current write; with `is_to_deliver`, after its whole outbox, within `SINK_END_S`."""
-        if (task := self._at_work.pop(loop, None)) is not None:
-            if is_to_deliver:
-                loop.end()
-                await asyncio.wait([task], timeout=SINK_END_S)
-            loop.stop()
-            if (await asyncio.wait([task], timeout=SINK_END_S))[1]:
-                await cancel(task)
-                await self._store.flush()  # its last note is committed all the same: before the sink is opened again
-        await loop.close()
+        try:
+            if (task := self._at_work.pop(loop, None)) is not None:
+                await self._end_task(loop, task, is_to_deliver=is_to_deliver)
+        finally:
+            await loop.close()
+
+    async def _end_task(self, loop: DeliveryLoop, task: asyncio.Task[None], *, is_to_deliver: bool) -> None:
+        if is_to_deliver:
+            loop.end()
+            await asyncio.wait([task], timeout=SINK_END_S)
+        loop.stop()
+        if (await asyncio.wait([task], timeout=SINK_END_S))[1]:
+            await cancel(task)
+            await self._store.flush()  # its last note is committed all the same: before the sink is opened again
 
     async def drop(self, loop: DeliveryLoop) -> None:
         """Stop a delivery at once and close its sink: nothing of it may be noted any more."""

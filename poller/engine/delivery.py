@@ -50,7 +50,7 @@ class DeliveryLoop:
         self._give_up_s = give_up_s
         self._idle_s = idle_s
         self._failing_since: float | None = None
-        self._is_opened = False
+        self._is_opened = self._is_closed = False
         self._opened_at: bytes | None = None  # the position to note before anything is written
         self._woken = asyncio.Event()
         self._ending = False
@@ -90,7 +90,11 @@ class DeliveryLoop:
         log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
 
     async def close(self) -> None:
-        """Close the sink, within `CLOSE_WITHIN_S`. A defect of it is logged: the others are closed all the same."""
+        """Close the sink, once, within `CLOSE_WITHIN_S`. A defect of it is logged: the others are closed all the
+        same."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             with self._defects_as_sink_errors("close"):
                 async with asyncio.timeout(CLOSE_WITHIN_S):

@@ -27,14 +27,16 @@ class DueWork(DueTasks):
         *,
         starts: StartStore,
         may_start: Callable[[], bool],
+        next_start_at: Callable[[], float],
         on_row_claimed: Callable[[Row], None],
         **due_tasks: Any,
     ) -> None:
         """`due_tasks`: the arguments of `DueTasks`. `may_start` returns whether a row may be started now, but for the
-        account's pause."""
+        account's pause and for `next_start_at`, before which no start may leave."""
         super().__init__(account, **due_tasks)
         self._starts = starts
         self._may_start = may_start
+        self._next_start_at = next_start_at
         self._on_row_claimed = on_row_claimed
         self._polls_in_row = 0
         self._unsure_due: list[float] = []  # when rows of this process are sent again, also while no other may start
@@ -79,13 +81,15 @@ class DueWork(DueTasks):
         self.wake_for(at)
 
     def _is_repeat_due(self) -> bool:
-        return (
-            bool(self._unsure_due) and self._gate.pause is not Pause.OUTAGE and min(self._unsure_due) <= self._clock()
-        )
+        return bool(self._unsure_due) and self._may_send and min(self._unsure_due) <= self._clock()
+
+    @property
+    def _may_send(self) -> bool:
+        return self._gate.pause is not Pause.OUTAGE and self._next_start_at() <= self._clock()
 
     @property
     def _rows_may_go(self) -> bool:
-        return self._gate.pause is not Pause.OUTAGE and self._may_start()
+        return self._may_send and self._may_start()
 
     def end_probe(self, probe: Probe) -> None:
         """The probe has its answer, or none: another may follow."""
@@ -102,8 +106,10 @@ class DueWork(DueTasks):
             due = [await self._store.next_due_at(self._account)]
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
-        elif self._gate.pause is not Pause.OUTAGE:
+        elif self._may_send:
             due += self._unsure_due
+        elif self._gate.pause is not Pause.OUTAGE and (start_at := self._next_start_at()) < math.inf:
+            due.append(start_at)
         self.due_at = min((at for at in due if at is not None), default=None)
         self._sleeps_until = min([self._longest_sleep_ends_at(now), *(at for at in due if at is not None)])
         with suppress(TimeoutError):

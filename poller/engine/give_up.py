@@ -59,6 +59,14 @@ class GiveUpWatch:
             case _:
                 assert_never(outcome)
 
+    def check_starts(self, unanswered_s: float) -> None:
+        """Starts were lost in a row for so long, though polls may have been answered. Raises `GaveUp`."""
+        if self.rules.give_up_s is not None and unanswered_s >= self.rules.give_up_s:
+            raise GaveUp(
+                f"account {self._account}: HubSpot answered no start of an import for {unanswered_s:.0f} s; no row is "
+                "lost. Run the same command again when it does: rows whose answer was lost are repeated later"
+            )
+
     def forget(self) -> None:
         """Forget the failures so far: there was a good answer, or a person paused the account meanwhile."""
         self._failing_since, self._in_a_row = None, 0

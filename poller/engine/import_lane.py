@@ -7,6 +7,7 @@ from typing import Any, assert_never
 import structlog
 
 from poller.core.accounts import Pause
+from poller.core.errors import GaveUp
 from poller.core.log import Folded
 from poller.core.model import Answer, Kind, Record, Task
 from poller.core.person_pause import person_pause_detail
@@ -84,6 +85,7 @@ class ImportLane(Lane):
             rng=self._rng,
             starts=starts,
             may_start=self._progress.may_start,
+            next_start_at=self._progress.next_start_at,
             on_row_claimed=self._progress.take,
             longest_sleep_s=self._longest_sleep_s,
         )
@@ -102,7 +104,7 @@ class ImportLane(Lane):
                 self._retries.end()
 
     async def release(self) -> None:
-        """Resume the account on a person's word; a trial that failed begins again."""
+        """Resume the account on a person's word; a trial that failed begins again, and starts leave as usual."""
         self._repeat_at(await self._progress.begin_trial())
         await super().release()
 
@@ -144,6 +146,8 @@ class ImportLane(Lane):
                         goes_on = await self._start(work, workers)
                     finally:
                         self._progress.let_go()
+                        if self._progress.is_unanswered:
+                            self.wake()
                 case Probe():
                     goes_on = await self._probe(work)
                 case _:
@@ -175,6 +179,7 @@ class ImportLane(Lane):
             return True
         self._recorder.count_start(answer.outcome, request_s=self._clock() - sent_at, gate_s=sent_at - waiting_since)
         self._start_workers(workers)
+        self._progress.note_start(answer.outcome, paused_s=self.gate.paused_s, rng=self._rng)
         await self._settle_start(row, sent, answer)
         if answer.shows_hubspot:
             self._check_patience(answer.shows, self._clock())
@@ -343,4 +348,8 @@ class ImportLane(Lane):
                 waiting = self._progress.unstarted if self._progress.may_start() else 0
                 pace = reading.window_limit / reading.window_s
                 self._timing.planner.reprice(backlog_tradeoff(self._polling, waiting, pace))
+            try:
+                self._give_up.check_starts(self._progress.unanswered_s(self.gate.paused_s))
+            except GaveUp as error:
+                self.on_given_up(error)
             await asyncio.sleep(REPRICE_EVERY_S)

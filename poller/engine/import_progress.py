@@ -1,10 +1,14 @@
 """How far one account's imports are: its rows to start, its imports under way, and the trial. Counts only."""
 
+import math
+from random import Random
+
 import structlog
 
 from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
-from poller.core.starts import BACKLOG_COUNTED, ImportsReading, Row
+from poller.core.starts import BACKLOG_COUNTED, Declined, ImportsReading, NotSent, Row, Started, StartOutcome, Unsure
+from poller.schedule.lost_starts import LostStarts
 from poller.schedule.starts import StartRules
 from poller.schedule.trial import LANDED_ENOUGH, Trial
 
@@ -28,6 +32,7 @@ class ImportProgress:
         self._earlier = 0  # imports that were under way when the trial began
         self._underway = 0
         self._in_hand = 0  # rows at a worker
+        self._lost = LostStarts()
 
     async def begin(self) -> list[float]:
         """Begin with what earlier runs left. Returns as `begin_trial`."""
@@ -38,6 +43,7 @@ class ImportProgress:
         """Begin a trial, unless enough has landed: imports under way are its first rows, and those whose start got no
         answer. Returns when the latter are due."""
         size = self.rules.trial
+        self._lost = LostStarts()
         landed = await self._starts.landed(self._account, LANDED_ENOUGH)
         self._trial = Trial(size, landed=landed)
         unsure = [] if self._trial.is_over else await self._starts.unsure_due(self._account, size)
@@ -73,6 +79,34 @@ class ImportProgress:
             self._trial.overtake(self._earlier)
             self._earlier = 0
         return self._underway + self._in_hand < self.rules.underway and not self._trial.holds
+
+    def next_start_at(self) -> float:
+        """Return when the next start may leave; infinity until the one that is out has its answer."""
+        return math.inf if self._in_hand and self.is_unanswered else self._lost.next_at
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether so many starts were lost in a row that one at a time leaves."""
+        return self._lost.since is not None
+
+    def unanswered_s(self, paused_s: float) -> float:
+        """Return for how long starts were lost in a row, pauses excluded; 0 where that is no trouble."""
+        return 0.0 if self._lost.since is None else self._clock() - paused_s - self._lost.since
+
+    def note_start(self, outcome: StartOutcome, *, paused_s: float, rng: Random) -> None:
+        """Note what came of a start: where the call stays without answers, few rows must become unsure, and few
+        requests be spent."""
+        now = self._clock()
+        match outcome:
+            case Started() | Declined():
+                after_s = self.unanswered_s(paused_s)
+                if self._lost.answer():
+                    log.info("start.answered", account=self._account, after_s=round(after_s, 3))
+            case Unsure(reason=reason) | NotSent(reason=reason, left=True):
+                if self._lost.lose(now=now, active_at=now - paused_s, rng=rng):
+                    log.warning("start.unanswered", account=self._account, reason=reason)
+            case _:
+                self._lost.put_off(now)
 
     # --- a row, from its claim to its outcome
 

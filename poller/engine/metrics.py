@@ -120,7 +120,7 @@ class Metrics:
         return self.waiting + self.finished
 
     def add_chunk(self, chunk: Chunk, added: Added) -> None:
-        self.lines += len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
+        self.lines += chunk.lines
         self.tasks += added.tasks
         self.duplicates += added.duplicates
         self.rejected += len(chunk.rejected)

@@ -288,7 +288,15 @@ def _inside(value: object) -> list[Any]:
 def _num_errors(count: object, errors: object) -> int:
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
         return count
-    return len(errors) if isinstance(errors, list) else int(bool(errors))
+    counted = len(errors) if isinstance(errors, list) else int(bool(errors))
+    return counted or int(_is_positive(count))  # some, although how many cannot be used
+
+
+def _is_positive(count: object) -> bool:
+    """Return whether `count` is a number above 0 that is no integer of 64 bits, or the text of one."""
+    if isinstance(count, str):
+        return count.isdecimal() and count.strip("0") != ""
+    return isinstance(count, float) and count > 0
 
 
 def _task_id(document: JsonObject) -> str | None:

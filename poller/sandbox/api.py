@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
@@ -30,6 +31,7 @@ from poller.sandbox.tasks import (
 )
 
 STATS_PATH = "/_sandbox/stats"
+NO_LIMITS: Mapping[str, str] = MappingProxyType({})
 TOKEN_PATHS = ("/oauth/2026-03/token", "/oauth/v1/token")
 
 _VERSION = r"(?:v3|20\d\d-(?:03|09))"
@@ -47,6 +49,7 @@ class _Started:
     born_at: float
     url: str | None
     polls: int = 0
+    task: SimulatedTask | None = None  # once asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,13 +161,15 @@ class SandboxApi:
         if request.path in TOKEN_PATHS:
             self._counts["token_requests"] += 1
             name = f"token {self._counts['token_requests']}"
-            return self._finished(self._refresh(request, self._correlation_id(name)), name)
+            correlation_id = self._correlation_id(name)
+            return self._finished(self._refresh(request, correlation_id), name, correlation_id)
         self._counts["requests"] += 1
         arrival = self._quota(request.token).arrive(self._clock())
         found = _find_status(request.path)
         name = self._name_of(found, self._counts["requests"])
-        answer = self._answer(request, arrival, found, name)
-        return self._finished(replace(answer, headers={**self._limit_headers(arrival), **answer.headers}), name)
+        correlation_id = self._correlation_id(name)
+        answer = self._answer(request, arrival, found, name, correlation_id)
+        return self._finished(answer, name, correlation_id, self._limit_headers(arrival))
 
     def _quota(self, token: str | None) -> Quota:
         key = (token or "") if self.scenario.window_per_token else ""
@@ -180,12 +185,17 @@ class SandboxApi:
         return f"{found[1]} {started.polls}"
 
     def _answer(
-        self, request: SandboxRequest, arrival: Arrival, found: tuple[Family, str] | None, name: str
+        self,
+        request: SandboxRequest,
+        arrival: Arrival,
+        found: tuple[Family, str] | None,
+        name: str,
+        correlation_id: str,
     ) -> SandboxReply:
-        family, correlation_id = found[0] if found else Family.FILES, self._correlation_id(name)
+        family = found[0] if found else Family.FILES
         if outage := self._outage():
             good, fields = self._poll(found, correlation_id) if found else (SandboxReply(body=b"{}"), None)
-            return self._spoilt(good, outage, family, fields, name)
+            return self._spoilt(good, outage, family, fields, name, correlation_id)
         if refusal := self._refusal(request, arrival, family, correlation_id):
             return refusal
         if found is None:
@@ -194,8 +204,10 @@ class SandboxApi:
         if request.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
         good, fields = self._poll(found, correlation_id)
+        if not self._poll_faults:
+            return good
         fault = pick(self._poll_faults, chance(self.scenario.seed, name, "fault"))
-        return self._spoilt(good, fault, family, fields, name) if fault else good
+        return self._spoilt(good, fault, family, fields, name, correlation_id) if fault else good
 
     def _refusal(
         self, request: SandboxRequest, arrival: Arrival, family: Family, correlation_id: str
@@ -232,7 +244,9 @@ class SandboxApi:
 
     def _begun(self, task_id: str) -> SimulatedTask:
         started = self._tasks[task_id]
-        return simulated_task(self.scenario, task_id, started.born_at, started.url)
+        if started.task is None:
+            started.task = simulated_task(self.scenario, task_id, started.born_at, started.url)
+        return started.task
 
     def _refresh(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
         if self._counts["token_requests"] <= self.scenario.oauth_refusals:
@@ -263,14 +277,20 @@ class SandboxApi:
         return next((out.fault for out in self.scenario.outages if out.from_s <= since_s < out.to_s), None)
 
     def _spoilt(
-        self, good: SandboxReply, fault: str, family: Family, fields: dict[str, Any] | None, name: str
+        self,
+        good: SandboxReply,
+        fault: str,
+        family: Family,
+        fields: dict[str, Any] | None,
+        name: str,
+        correlation_id: str,
     ) -> SandboxReply:
         context = FaultContext(
             family=family,
-            correlation_id=self._correlation_id(name),
+            correlation_id=correlation_id,
             variant=chance(self.scenario.seed, name, "variant"),
             fields=fields,
-            foreign=self._foreign(family),
+            foreign=lambda: self._foreign(family),
         )
         bad = spoil(good, fault, context)
         self._faults[fault] += bad is not good
@@ -299,18 +319,20 @@ class SandboxApi:
     def _correlation_id(self, name: str) -> str:
         return str(UUID(int=int(chance(self.scenario.seed, name, "correlation") * 2**53) << 75 | len(name)))
 
-    def _finished(self, reply: SandboxReply, name: str) -> SandboxReply:
+    def _finished(
+        self, reply: SandboxReply, name: str, correlation_id: str, limits: Mapping[str, str] = NO_LIMITS
+    ) -> SandboxReply:
         self._codes[str(reply.code)] += 1
         self._counts["errors"] += reply.code >= 400 or reply.transmission not in (
             Transmission.WHOLE,
             Transmission.STRAY,
         )
-        headers = {"x-hubspot-correlation-id": self._correlation_id(name), **reply.headers}
+        headers = {"x-hubspot-correlation-id": correlation_id, **limits, **reply.headers}
         return replace(reply, headers=headers, wait_s=self._latency_s(name))
 
     def _latency_s(self, name: str) -> float:
         seed, (low, high) = self.scenario.seed, self.scenario.latency_s
-        if chance(seed, name, "slow") < self.scenario.slow_share:
+        if self.scenario.slow_share and chance(seed, name, "slow") < self.scenario.slow_share:
             return self.scenario.slow_s
         return low + (high - low) * chance(seed, name, "latency")
 

@@ -38,7 +38,7 @@ class FaultContext:
     correlation_id: str
     variant: float  # in [0, 1): selects one of a fault's forms
     fields: Mapping[str, Any] | None  # of the status answer; None where the reply is another one
-    foreign: Mapping[str, Any]  # another task's finished answer
+    foreign: Callable[[], Mapping[str, Any]]  # returns another task's finished answer
 
 
 def spoil(good: SandboxReply, fault: str, context: FaultContext) -> SandboxReply:
@@ -54,7 +54,7 @@ def spoil(good: SandboxReply, fault: str, context: FaultContext) -> SandboxReply
         case "big_headers":
             return replace(good, headers={**good.headers, "X-Padding": "x" * HEADER_BYTES})
         case "stray":
-            return replace(good, transmission=Transmission.STRAY, stray=orjson.dumps(context.foreign))
+            return replace(good, transmission=Transmission.STRAY, stray=orjson.dumps(context.foreign()))
         case _ if context.fields is not None:
             return _spoil_body(good, fault, dict(context.fields), context)
         case _:
@@ -126,7 +126,7 @@ def _spoil_body(good: SandboxReply, fault: str, fields: dict[str, Any], context:
             words = ("FAILED", "ARCHIVING", "")
             body = orjson.dumps(fields | {"status": words[int(context.variant * len(words))]})
         case "foreign_id" if context.family.has_task_id:
-            body = orjson.dumps(context.foreign)
+            body = orjson.dumps(context.foreign())
         case "huge":
             body = _with_field(good.body, b'"padding":"%s"' % (b"x" * HUGE_BYTES))
         case "deep":

@@ -150,15 +150,15 @@ def _completed(task: SimulatedTask, family: Family) -> ExpectedOutcome:
 
 def status_fields(task: SimulatedTask, family: Family, now: float) -> dict[str, Any]:
     """Return the status answer at `now`, field by field, ready for `orjson.dumps`."""
-    outcome = expected_outcome(task, family)
     fields: dict[str, Any] = {"taskId": task.task_id} if family.has_task_id else {}
     fields["requestedAt"] = _instant(task.born_at, task)
     if now < task.starts_at:
         return fields | {"status": "PENDING"} | ({"startedAt": None} if task.draw("nulls") < 0.5 else {})
     fields["startedAt"] = _instant(task.starts_at, task)
-    if outcome.ends_at is None or now < outcome.ends_at:
+    if now < task.ends_at or task.fate is Fate.NEVER:
         return fields | {"status": "PROCESSING"}
-    fields |= {"status": outcome.status, "completedAt": _instant(outcome.ends_at, task), "links": {}}
+    outcome = expected_outcome(task, family)
+    fields |= {"status": outcome.status, "completedAt": _instant(task.ends_at, task), "links": {}}
     for name, value in (("errors", outcome.errors), ("result", outcome.result)):
         if value is not None:
             fields[name] = orjson.Fragment(value)
@@ -174,7 +174,7 @@ def _pick(choices: tuple[_T, ...], *words: object) -> _T:
 def _instant(at: float, task: SimulatedTask) -> str:
     """Write an instant with 0, 3, 4 or 6 digits of a second, as HubSpot's answers vary."""
     digits = _pick((0, 3, 4, 6), task.seed, task.task_id, int(at))
-    whole, fraction = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S %f").split()
+    whole, _, fraction = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26].partition(".")
     return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
 
 

@@ -15,7 +15,7 @@ from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import LinePlanner
 from poller.schedule.line_clock import LineClock, Spot
 from poller.schedule.phase import PhaseClock
-from poller.schedule.seen import Seen, instants
+from poller.schedule.seen import Seen, instants, requested_by_our_clock, sent_at_of, started_by_our_clock
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
 from poller.schedule.waits import Waits
@@ -152,14 +152,14 @@ class AccountTiming:
         """Return what a poll showed, by our clock, of which it shows something, too."""
         named_at, started_at, completed_at = instants(task, outcome, now)
         if task.seen_at is None and named_at is not None:
-            self.skew.requested(named_at, fed_at=task.fed_at)
+            self.skew.requested(named_at, fed_at=task.fed_at, sent_at=sent_at_of(task))
         if completed_at is not None:
             self.skew.completed(completed_at, seen_at=now, unfinished_at=task.seen_at)
         skew_s, seen_at = self.skew.seconds, task.seen_at
         if named_at is None:
             requested_at = task.fed_at - self.planner.usual_feeding_age_s
         else:
-            requested_at = named_at - skew_s
+            requested_at = requested_by_our_clock(task, named_at - skew_s)
             if seen_at is None:
                 self.planner.fed(task.fed_at - requested_at if task.fed_at > requested_at else 0.0)
         before_at = requested_at if seen_at is None or requested_at > seen_at else seen_at
@@ -172,7 +172,7 @@ class AccountTiming:
             if completed_at is None or until_at < before_at - LONGEST_ANSWER_S:  # impossible: it is rounded
                 until_at = (before_at + now) / 2
         if started_at is not None:
-            started_at = started_at - skew_s if started_at - skew_s < now else now
+            started_at = started_by_our_clock(task, started_at - skew_s, requested_at, now)
         return Seen(requested_at, named_at is not None, started_at, before_at, until_at, is_done, now)
 
     def _line_costs(self, polls: int, late_s: float) -> None:

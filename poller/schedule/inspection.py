@@ -8,10 +8,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from msgspec import Struct
 
+LATEST_PLANS = 8
 LEAST_RATE = 1e-9  # a second; keeps the arithmetic finite
 LONGEST_STRETCH = 60.0  # upper bound of hazard times gap
 
@@ -79,10 +81,14 @@ def _bands(edges: Sequence[float], rates: Sequence[float]) -> _Bands:
     return _Bands(edges, rates, through, [math.exp(-min(hazard, LONGEST_STRETCH)) for hazard in hazards])
 
 
+@lru_cache(maxsize=LATEST_PLANS)
 def plan_inspection(
-    edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[float], poll_cost_s: float
+    edges: tuple[float, ...], rates: tuple[float, ...], limits_s: tuple[float, ...], poll_cost_s: float
 ) -> InspectionPlan:
-    """Plan backwards from the oldest age. `rates` are the hazard by band, `limits_s` the longest gap at each edge."""
+    """Plan backwards from the oldest age. `rates` are the hazard by band, `limits_s` the longest gap at each edge.
+
+    The latest plans are kept: at a start, each of many accounts that nothing is known of yet has the same one.
+    """
     last, bands = len(edges) - 1, _bands(edges, rates)
     gaps_s, costs_s = [0.0] * (last + 1), [0.0] * (last + 1)
     gaps_s[last], costs_s[last] = _beyond_last_edge(bands.rates[-1], poll_cost_s, limits_s[last])
@@ -127,13 +133,14 @@ def _one_poll(
             cost_s = poll_cost_s + high - start - area_s + lasting * left * costs_s[band + 1]
             if cost_s < best_s or (cost_s == best_s and high - start < best_gap_s):
                 best_s, best_gap_s = cost_s, high - start
-        for target in () if band == first else (own, end):
-            if low < target < high and target <= end:
-                left = math.exp(-rate * (target - low))
-                area_s = unfinished_s + lasting * (1 - left) / rate
-                after_s = _cost_inside(rate, low, high, target, (costs_s[band], costs_s[band + 1]))
-                found = poll_cost_s + target - start - area_s + lasting * left * after_s, target - start
-                best_s, best_gap_s = min((best_s, best_gap_s), found)
+        if (low < own < high or low < end < high) and band != first:  # in few of the bands
+            for target in (own, end):
+                if low < target < high and target <= end:
+                    left = math.exp(-rate * (target - low))
+                    area_s = unfinished_s + lasting * (1 - left) / rate
+                    after_s = _cost_inside(rate, low, high, target, (costs_s[band], costs_s[band + 1]))
+                    found = poll_cost_s + target - start - area_s + lasting * left * after_s, target - start
+                    best_s, best_gap_s = min((best_s, best_gap_s), found)
         if high >= end:
             break
         left = through_at_least[band]

@@ -164,13 +164,14 @@ class PollPlanner:
         """Compute the plan."""
         rates, at_risk = self.hazard.rates()
         self._follow(rates)
-        limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
+        by_band = tuple(rates)
+        limits_s = tuple(self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES))
         poll_cost_s = self._tradeoff.poll_cost_s
-        self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)
+        self._base_plan = self._plan = plan_inspection(EDGES, by_band, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
             bands = zip(limits_s, EDGES, (*rates, rates[-1]), strict=True)
-            limits_s = [self._stretched_s(longest_s, age_s, rate) for longest_s, age_s, rate in bands]
-            self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure.factor)
+            limits_s = tuple(self._stretched_s(longest_s, age_s, rate) for longest_s, age_s, rate in bands)
+            self._plan = plan_inspection(EDGES, by_band, limits_s, poll_cost_s * self.pressure.factor)
         self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
             curve = SurvivalCurve(rates)
@@ -197,12 +198,18 @@ class PollPlanner:
     def _best_first_poll_s(self, inspection: InspectionPlan, curve: SurvivalCurve) -> float:
         """Return the delay of the first poll that costs least at the ages at which imports were recently fed."""
         ages = sorted(self.feeding_ages_s)[:: max(1, len(self.feeding_ages_s) // WEIGHED_AGES)]
-
-        def cost_s(delay_s: float) -> float:
-            return sum(
-                curve.lateness_s(age_s, age_s + delay_s)
-                + curve.unfinished(age_s + delay_s) * inspection.cost_s(age_s + delay_s)
-                for age_s in ages
-            )
-
-        return min((0.0, *(edge for edge in EDGES[1:] if edge <= self._tradeoff.longest_gap_s)), key=cost_s)
+        fed = [(age_s, curve.until(age_s)[1]) for age_s in ages]
+        best_delay_s, least_s = 0.0, math.inf
+        for delay_s in EDGES:
+            if delay_s > self._tradeoff.longest_gap_s:
+                break
+            cost_s = 0.0  # the lateness of this first poll, and what is left to pay after it
+            for age_s, before_s in fed:
+                at_s = age_s + delay_s
+                unfinished, until_s = curve.until(at_s)
+                cost_s += (at_s - age_s) - (until_s - before_s) + unfinished * inspection.cost_s(at_s)
+                if cost_s >= least_s:
+                    break
+            else:
+                best_delay_s, least_s = delay_s, cost_s
+        return best_delay_s

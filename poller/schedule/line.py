@@ -230,12 +230,13 @@ class LinePlanner:
         """Compute the plan."""
         rates, _ = self.hazard.rates()
         self.curve = HazardCurve(AXIS.edges, rates)
-        limits_s = [self._longest_s(edge, rate) for edge, rate in zip(AXIS.edges, (*rates, rates[-1]), strict=True)]
+        by_band = tuple(rates)
+        limits_s = tuple(map(self._longest_s, AXIS.edges, (*by_band, by_band[-1])))
         poll_cost_s = self._tradeoff.poll_cost_s
-        self._base_plan = self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s)
+        self._base_plan = self._plan = plan_inspection(AXIS.edges, by_band, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
-            limits_s = [self._stretched_s(each, edge) for each, edge in zip(limits_s, AXIS.edges, strict=True)]
-            self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s * self.pressure.factor)
+            limits_s = tuple(self._stretched_s(each, edge) for each, edge in zip(limits_s, AXIS.edges, strict=True))
+            self._plan = plan_inspection(AXIS.edges, by_band, limits_s, poll_cost_s * self.pressure.factor)
 
     def _longest_s(self, after_s: float, rate: float) -> float:
         """Return the longest gap so long after the predicted completion: longer for what hardly ever finishes then."""

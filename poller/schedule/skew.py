@@ -15,9 +15,12 @@ class Skew:
         self._at_least: deque[float] = deque(maxlen=REMEMBERED)
         self._at_most: deque[float] = deque(maxlen=REMEMBERED)
 
-    def requested(self, requested_at: float, *, fed_at: float) -> None:
-        """An import was requested, by HubSpot's clock, before it was fed, by ours."""
+    def requested(self, requested_at: float, *, fed_at: float, sent_at: float | None = None) -> None:
+        """An import was requested, by HubSpot's clock, before it was fed, by ours; and not before `sent_at`, where this
+        program did it."""
         self._at_least.append(requested_at - fed_at)
+        if sent_at is not None:
+            self._at_most.append(requested_at - sent_at)
         self._check()
 
     def completed(self, completed_at: float, *, seen_at: float, unfinished_at: float | None) -> None:

@@ -19,14 +19,13 @@ class SurvivalCurve:
             self._unfinished_s.append(self._unfinished_s[-1] + self._share[-1] * (1 - stays) / rate)
             self._share.append(self._share[-1] * stays)
 
-    def unfinished(self, age_s: float) -> float:
-        """Return the chance to be unfinished at this age."""
+    def until(self, age_s: float) -> tuple[float, float]:
+        """Return the chance that an import is unfinished at this age, and how long one is unfinished until then, on
+        average."""
         band = band_of(age_s)
-        return self._share[band] * math.exp(-self._rates[band] * (age_s - EDGES[band]))
-
-    def lateness_s(self, from_s: float, to_s: float) -> float:
-        """Return how late, on average, one poll at age `to_s` sees an end that could be seen from `from_s` on."""
-        return (to_s - from_s) - (self._unfinished_until_s(to_s) - self._unfinished_until_s(from_s))
+        rate, share = self._rates[band], self._share[band]
+        hazard = rate * (age_s - EDGES[band])
+        return share * math.exp(-hazard), self._unfinished_s[band] - share * math.expm1(-hazard) / rate
 
     def quantile_s(self, share: float) -> float:
         """Return the age by which this share of imports is finished; infinity where that is beyond the oldest band."""
@@ -37,8 +36,3 @@ class SurvivalCurve:
             return 0.0
         rate = self._rates[edge - 1]
         return EDGES[edge - 1] + math.log(self._share[edge - 1] / (1 - share)) / rate
-
-    def _unfinished_until_s(self, age_s: float) -> float:
-        band = band_of(age_s)
-        rate = self._rates[band]
-        return self._unfinished_s[band] - self._share[band] * math.expm1(-rate * (age_s - EDGES[band])) / rate

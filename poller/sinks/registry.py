@@ -1,9 +1,12 @@
 """Makes sinks of specs and tables: our own kinds, and those of other packages."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 from poller.core.errors import ConfigError, PollerError
@@ -93,16 +96,20 @@ def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None =
     """Raise `ConfigError` where a spec cannot be used as written, and, for a state that `is_new`, `SinkError` where its
     target has data of another. Creates nothing, and reads secrets only with an `environment`; runs no code of other
     packages."""
+    made: list[Sink] = []
     for spec in specs:
-        _, kind, target, options = _read(spec)
+        name, kind, target, options = _read(spec)
         found = _find(spec, kind)
         if isinstance(found, EntryPoint):
             continue
         settings = _settings(found, target, options)
         if environment is not None:
-            settings.make(environment)
+            sink = settings.make(environment)
+            sink.name = sink.name if name is None else name
+            made.append(sink)
         if is_new:
             settings.check_new()
+    refuse_alike(made)
 
 
 def check_targets(specs: Sequence[SinkSpec]) -> None:
@@ -136,16 +143,31 @@ def _is_utf8(text: str) -> bool:
 
 def _find(spec: SinkSpec, kind: str) -> type[SinkTable] | EntryPoint:
     """Return one of our kinds or the entry point of a package. A kind that two of them define is refused."""
-    own, others = KINDS.get(kind), list(entry_points(group=GROUP, name=kind))
+    theirs = _of_packages(tuple((folder, _changed_at(folder)) for folder in sys.path))
+    own, others = KINDS.get(kind), [point for point in theirs if point.name == kind]
     if len(others) + (own is not None) > 1:
         sources = ["poller itself"] * (own is not None) + sorted(_package(point) for point in others)
         raise ConfigError(f"sink {kind} is defined by {' and by '.join(sources)}; uninstall all packages but one")
     if own is None and not others:
-        known = sorted(KINDS.keys() | {point.name for point in entry_points(group=GROUP)})
+        known = sorted(KINDS.keys() | {point.name for point in theirs})
         meant = OTHER_NAMES.get(kind) or next(iter(get_close_matches(kind, known, n=1)), None)
         hint = f"; did you mean {meant}{':…' if ':' in spec else ''}?" if meant else "."
         raise ConfigError(f"there is no sink {kind!r}{hint} Known kinds: {', '.join(known)}")
     return own or others[0]
+
+
+@lru_cache(maxsize=1)
+def _of_packages(_folders: tuple[tuple[str, float], ...]) -> tuple[EntryPoint, ...]:
+    """Return what the packages of these folders define. That reads a file of each package, 10 ms for a hundred of them:
+    again only once a folder has changed, as by an installation."""
+    return tuple(entry_points(group=GROUP))
+
+
+def _changed_at(folder: str) -> float:
+    try:
+        return Path(folder).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _settings(table: type[SinkTable], target: str, options: Mapping[str, Any]) -> SinkTable:

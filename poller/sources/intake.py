@@ -77,9 +77,9 @@ class ChunkWriter:
         self.has_failed = store.has_failed
         self.count_failed = store.count_failed
 
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
+    async def new_source(self, name: str, fingerprint: str = "", digest: str = "") -> int:
         async with self.lock.shared():
-            return await self._store.new_source(name, fingerprint)
+            return await self._store.new_source(name, fingerprint, digest)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         async with self.lock.shared():

@@ -253,7 +253,7 @@ def source_row(chunk: Chunk, added: Added) -> Row:
     """To: lines, tasks, duplicates, rejected, blank, failed, each to be added; offset, line, fingerprint, ended,
     digest."""
     return (
-        len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank,
+        chunk.lines,
         added.tasks,
         added.duplicates,
         len(chunk.rejected),

@@ -65,7 +65,7 @@ class FeedResult(Struct, kw_only=True):
 
     def add(self, chunk: Chunk, added: Added) -> None:
         """Count a chunk that is on disk."""
-        self.lines += _lines(chunk)
+        self.lines += chunk.lines
         self.accepted += added.tasks
         self.duplicate += added.duplicates
         self.other_refs += added.other_refs
@@ -151,7 +151,7 @@ class Feeder:
             await asyncio.wait({storing}, timeout=UNWRITABLE_S)
             is_over = not self._run.store.writable or asyncio.get_running_loop().time() >= ends_at
             if is_over and not storing.done():
-                return _unwritable(result, sum(map(_lines, chunks)) - result.lines)
+                return _unwritable(result, sum(chunk.lines for chunk in chunks) - result.lines)
         match storing.result():
             case PollerError() as error:
                 return _failure(result, "unavailable", f"{str(error).rstrip('.')}. The counted lines are stored.")
@@ -166,10 +166,6 @@ class Feeder:
             blank=result.blank,
         )
         return json_response(result)
-
-
-def _lines(chunk: Chunk) -> int:
-    return len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
 
 
 def _unwritable(result: FeedResult, pending: int) -> web.Response:

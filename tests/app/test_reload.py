@@ -899,7 +899,7 @@ def test_poller_reload_applies_a_changed_file_and_prints_the_result(tmp_path: Pa
     config, flags = tmp_path / "config.toml", ("-c", "config.toml")
     config.write_text('listen = "off"\nsources = ["ids.txt"]\nfollow = true\nsinks = ["jsonl:one.jsonl"]\n')
     assert run("reload", *flags, folder=tmp_path).returncode == 1
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=20) as one:
+    with hubspot("--fate", "complete=1", imports=20) as one:
         (tmp_path / "ids.txt").write_text("".join(f"{task_id}\n" for task_id in one.take(10)))
         with running("run", *flags, "--base-url", one.url, folder=tmp_path, env=environ()) as service:
             wait_until((tmp_path / "one.jsonl").exists, "the first sink")

@@ -99,6 +99,26 @@ def test_help_imports_nothing_that_is_slow_to_import_and_what_reads_a_state_no_c
     assert done.stdout == "[]\n[]\n"
 
 
+def test_a_run_without_a_terminal_imports_no_rich_and_searches_for_no_garbage_at_its_exit(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import atexit, gc, sys; from poller.__main__ import main;"
+        "atexit.register(lambda: print('rich' in sys.modules, len(gc.get_objects()) < 1000));"
+        "main()"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", program, "run", "missing.txt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        input="",
+        cwd=tmp_path,
+        env=environ(),
+    )
+    assert (done.returncode, done.stdout) == (Exit.NO_INPUT, "False True\n"), done.stderr
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +292,7 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, command: tupl
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_path: Path, encoding: str) -> None:
     url = "https://a/\u4e2d\U0001f600\xe9.png"
     record = {"task_id": "t1", "account": "a", "kind": "canceled", "ref": {"url": url}, "errors": [], "polls": 1}

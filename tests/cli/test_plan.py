@@ -27,7 +27,7 @@ async def planned(
 
 @pytest.mark.parametrize(
     ("durations", "count", "seed"),
-    [("uniform:5,60", 900, 3), ("uniform:10,300", 500, 7), ("mix:0.9@uniform:2,20,0.1@uniform:200,300", 600, 5)],
+    [("uniform:5,60", 400, 3), ("uniform:10,300", 200, 7), ("mix:0.9@uniform:2,20,0.1@uniform:200,300", 400, 5)],
 )
 async def test_a_plan_is_within_a_tenth_of_what_the_run_then_takes(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], durations: str, count: int, seed: int

@@ -21,7 +21,7 @@ from poller.reports.fleet import FleetSnapshot, MemberView
 from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
 from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations
-from tests.support.processes import run, running, wait_until
+from tests.support.processes import run_here, running, wait_until
 from tests.support.simulation import Simulation, settings_for
 
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
@@ -117,7 +117,8 @@ def test_a_line_names_a_pause_and_counts_it_in_the_time_left() -> None:
 @pytest.mark.real_time
 @pytest.mark.parametrize("flags", [["--watch"], ["--watch", "--json"]])
 def test_ctrl_c_ends_a_watch_silently(flags: list[str], tmp_path: Path) -> None:
-    assert run("run", "-", "--listen", "off", folder=tmp_path).returncode == 65
+    (tmp_path / "ids.txt").touch()
+    assert run_here("run", "ids.txt", folder=tmp_path).returncode == 65
     out = tmp_path / "out.txt"
     with out.open("wb") as stdout, running("status", *flags, folder=tmp_path, stdout=stdout) as watching:
         wait_until(lambda: b"\n" in out.read_bytes(), "the first line")

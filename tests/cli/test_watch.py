@@ -151,7 +151,7 @@ async def test_the_limit_is_that_of_the_answers(tmp_path: Path, clock: Clock) ->
 
 @pytest.mark.real_time
 def test_on_a_terminal_the_view_stays_one_block_until_ctrl_c(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", imports=3) as site:
+    with hubspot(imports=3) as site:
         run("run", site.ids_file(tmp_path, 3).name, "--base-url", site.url, folder=tmp_path)
     with on_terminal("status", "--watch", folder=tmp_path) as watching:
         watching.wait_for("no run is active")

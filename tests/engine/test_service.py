@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import Random
 
@@ -11,7 +11,7 @@ import pytest
 
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Delivery, Retry, Written
-from poller.core.errors import GaveUp
+from poller.core.errors import GaveUp, StoreError
 from poller.core.model import Answer, Chunk, Fed, Finished, Kind, Position, Running, Settled, Task
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
@@ -133,6 +133,32 @@ async def test_the_only_sink_is_exchanged_while_the_run_waits_for_it_alone(clock
             await asyncio.sleep(1)
             run.service.deliveries.begin(await run.opened(changed))
     assert changed.taken == ["one", "two"]
+    await run.store.close()
+
+
+@pytest.mark.parametrize("write_s", [5, 1000])
+async def test_a_sink_that_a_reload_ends_is_closed_once_also_where_the_store_fails_meanwhile(
+    clock: Clock, write_s: float
+) -> None:
+    """The run then ends before another sink is in its place."""
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    closed: list[str] = []
+
+    class Noted(SlowSink):
+        async def close(self) -> None:
+            closed.append(self.name)
+
+    await run.deliver_to(Noted("x", write_s))
+    async with asyncio.TaskGroup() as group:
+        with suppress(StoreError):
+            run.service.deliveries.start(group)
+            await asyncio.sleep(10)
+            if write_s > 10:
+                await run.store.close()
+            await run.service.deliveries.end(run.service.deliveries.loops[0])
+    assert closed == ["x"]
+    await run.service.deliveries.close()
+    assert closed == ["x"]
     await run.store.close()
 
 

@@ -107,7 +107,7 @@ def test_nothing_of_opentelemetry_is_imported_where_it_is_not_enabled() -> None:
 
 @pytest.mark.real_time
 def test_a_collector_that_is_down_delays_the_end_by_seconds_only(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=5) as simulated:
+    with hubspot("--fate", "complete=1", imports=5) as simulated:
         ids = simulated.ids_file(tmp_path, 5)
         env = environ(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
         command = ("run", ids.name, "--base-url", simulated.url, "--requests", "100", "--window-s", "0.3")

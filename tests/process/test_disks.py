@@ -1,13 +1,12 @@
 """The program on disks that are full, read-only or damaged: its messages, its exit code, and how it continues."""
 
-import ctypes
 import os
 import random
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -15,7 +14,7 @@ import pytest
 
 from poller.core.errors import Exit
 from poller.sinks import written_files
-from tests.support.processes import Hubspot, counted, fed, hubspot, run, running, wait_until
+from tests.support.processes import Hubspot, counted, fed, hubspot, run, run_here, running, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -25,8 +24,8 @@ DROP_FROM_BOUNDING_SET, CAP_DAC_OVERRIDE = 24, 1  # of <sys/prctl.h> and <linux/
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
-    with hubspot(tmp_path_factory.mktemp("complete"), "--fate", "complete=1", imports=2000) as one:
+def complete() -> Iterator[Hubspot]:
+    with hubspot("--fate", "complete=1", imports=2000) as one:
         yield one
 
 
@@ -104,7 +103,7 @@ def test_sinks_on_a_full_disk_report_it_and_have_everything_once_there_is_room(
             "the messages",
         )
         wait_until(lambda: (tmp_path / "near.jsonl").read_bytes().count(b"\n") == 400, "the sink that has room")
-        held_up = run("status", folder=tmp_path).stdout
+        held_up = run_here("status", folder=tmp_path).stdout
         small_disk.make_room()
         assert process.ended() == Exit.ALL_COMPLETE
         reasons = {each["sink"]: each["reason"] for each in process.events() if each["event"] == "sink.failed"}
@@ -127,7 +126,7 @@ def test_a_state_on_a_full_disk_acknowledges_nothing_and_continues_when_there_is
         wait_until(process.logged("task.finished"), "the first outcome")
         small_disk.fill()
         wait_until(process.logged("store.unwritable"), "the message")
-        known = run("status", "--state", "sqlite:///small/poller.db", folder=tmp_path).stdout
+        known = run_here("status", "--state", "sqlite:///small/poller.db", folder=tmp_path).stdout
         written = counted(tmp_path / "finished.jsonl").total()
         small_disk.make_room()
         assert process.ended() == Exit.ALL_COMPLETE
@@ -141,9 +140,9 @@ def test_a_start_on_a_full_disk_is_refused_with_the_remedy(tmp_path: Path, small
     (tmp_path / "ids.txt").write_text("AAAAEZ6whGI\n")
     small_disk.fill()
     state = ("--state", "sqlite:///small/poller.db")
-    nothing_left = run("run", "ids.txt", *state, folder=tmp_path)
+    nothing_left = run_here("run", "ids.txt", *state, folder=tmp_path)
     os.truncate(small_disk.folder / "ballast", 2**21 - 12_000)
-    hardly_any = run("run", "ids.txt", *state, folder=tmp_path)
+    hardly_any = run_here("run", "ids.txt", *state, folder=tmp_path)
     for refused in (nothing_left, hardly_any):
         assert (refused.returncode, "Traceback" in refused.stderr) == (Exit.CANNOT_CREATE, False)
         assert "cannot write the state small/poller.db" in refused.stderr
@@ -153,19 +152,18 @@ def test_a_start_on_a_full_disk_is_refused_with_the_remedy(tmp_path: Path, small
 # --- read-only -------------------------------------------------------------------------------------------------------
 
 
-def obey_modes() -> None:
-    """Let a file's mode stop this process even where it is root's."""
-    ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, CAP_DAC_OVERRIDE, 0, 0, 0)
+# lets a file's mode stop a process even where it is root's
+OBEY_MODES = f"ctypes.CDLL(None).prctl({DROP_FROM_BOUNDING_SET}, {CAP_DAC_OVERRIDE}, 0, 0, 0)"
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["new state", "state there"])
 def test_a_state_folder_that_may_not_be_written_to_is_refused_with_the_remedy(tmp_path: Path, begun: bool) -> None:
     (tmp_path / "ids.txt").write_text("AAAAEZ6whGI\n")
     if begun:
-        assert run(*UNANSWERED, folder=tmp_path).returncode == Exit.UNREACHABLE
+        assert run_here(*UNANSWERED, folder=tmp_path).returncode == Exit.UNREACHABLE
     before = {path.name for path in tmp_path.iterdir()}
     tmp_path.chmod(0o555)
-    refused = run(*UNANSWERED, folder=tmp_path, preexec_fn=obey_modes)
+    refused = run(*UNANSWERED, folder=tmp_path, first=OBEY_MODES)
     tmp_path.chmod(0o755)
     assert (refused.returncode, "Traceback" in refused.stderr) == (Exit.CANNOT_CREATE, False)
     assert "cannot write the state poller.db" in refused.stderr
@@ -178,8 +176,8 @@ def test_a_disk_that_is_read_only_is_refused_with_the_remedy(tmp_path: Path) -> 
     disk = tmp_path / "disk"
     disk.mkdir()
     with mounted(disk, "ro"):
-        state = run(*UNANSWERED, "--state", "sqlite:///disk/poller.db", folder=tmp_path)
-        output = run(*UNANSWERED, "--sink", "jsonl:disk/finished.jsonl", folder=tmp_path)
+        state = run_here(*UNANSWERED, "--state", "sqlite:///disk/poller.db", folder=tmp_path)
+        output = run_here(*UNANSWERED, "--sink", "jsonl:disk/finished.jsonl", folder=tmp_path)
     assert (state.returncode, output.returncode) == (Exit.CANNOT_CREATE, Exit.CANNOT_CREATE)
     assert "disk/poller.db: Read-only file system. The file and its folder must be writable" in state.stderr
     assert "disk/finished.jsonl cannot be used: Read-only file system" in output.stderr
@@ -193,7 +191,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, complete: Hubspot) -> Pat
     """Return the folder of a run that ended, with its state and file."""
     folder = tmp_path_factory.mktemp("finished")
     ids = complete.ids_file(folder, 300)
-    done = run("run", ids.name, "--base-url", complete.url, "--requests", "1000", "--window-s", "0.3", folder=folder)
+    done = run_here(
+        "run", ids.name, "--base-url", complete.url, "--requests", "1000", "--window-s", "0.3", folder=folder
+    )
     assert done.returncode == Exit.ALL_COMPLETE
     return folder
 
@@ -203,19 +203,16 @@ def test_a_page_of_noise_anywhere_in_the_state_is_recognised_before_anything_is_
 ) -> None:
     whole, rng = (finished / "poller.db").read_bytes(), random.Random(20261123)
     pages = [1, *rng.sample(range(2, len(whole) // 4096), 3)]
-    with ExitStack() as stack:
-        runs = {}
-        for page in pages:
-            folder = tmp_path / str(page)
-            folder.mkdir()
-            at = page * 4096
-            (folder / "poller.db").write_bytes(whole[:at] + rng.randbytes(4096) + whole[at + 4096 :])
-            runs[folder] = stack.enter_context(running("run", folder=folder))
-        for folder, process in runs.items():
-            assert process.ended() == Exit.CANNOT_CREATE, folder
-            assert "poller.db is damaged" in process.log()
-            assert "Restore a backup" in process.log()
-            assert not (folder / "finished.jsonl").exists()
+    for page in pages:
+        folder = tmp_path / str(page)
+        folder.mkdir()
+        at = page * 4096
+        (folder / "poller.db").write_bytes(whole[:at] + rng.randbytes(4096) + whole[at + 4096 :])
+        refused = run_here("run", folder=folder)
+        assert refused.returncode == Exit.CANNOT_CREATE, folder
+        assert "poller.db is damaged" in refused.stderr
+        assert "Restore a backup" in refused.stderr
+        assert not (folder / "finished.jsonl").exists()
 
 
 def test_a_state_that_lost_its_end_or_is_of_a_newer_version_is_refused_by_name(tmp_path: Path, finished: Path) -> None:
@@ -224,7 +221,7 @@ def test_a_state_that_lost_its_end_or_is_of_a_newer_version_is_refused_by_name(t
     (tmp_path / "newer.db").write_bytes(whole)
     with closing(sqlite3.connect(tmp_path / "newer.db")) as connection:
         connection.execute("PRAGMA user_version = 999")
-    cut, newer = (run("run", "--state", f"sqlite:///{name}.db", folder=tmp_path) for name in ("cut", "newer"))
+    cut, newer = (run_here("run", "--state", f"sqlite:///{name}.db", folder=tmp_path) for name in ("cut", "newer"))
     assert (cut.returncode, newer.returncode) == (Exit.CANNOT_CREATE, Exit.CANNOT_CREATE)
     assert "cut.db is damaged" in cut.stderr
     assert "newer.db is of version 999" in newer.stderr
@@ -240,9 +237,9 @@ def test_a_state_of_the_first_version_resumes_where_it_stopped(tmp_path: Path, c
         connection.execute("UPDATE account SET pause = NULL, resume_at = NULL")
         connection.commit()
     sinks = ("--account", "main", "--sink", "jsonl:finished.jsonl")
-    done = run("run", *sinks, "--base-url", complete.url, *STEADY, folder=tmp_path)
+    done = run_here("run", *sinks, "--base-url", complete.url, *STEADY, folder=tmp_path)
     assert done.returncode == Exit.NOT_ALL_COMPLETE, done.stderr
     events = [orjson.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [event["migrated_from"] for event in events if event["event"] == "store.opened"] == [1]
     assert len((tmp_path / "finished.jsonl").read_bytes().splitlines()) == 4
-    assert "\nledger (balanced)\n" in run("status", folder=tmp_path).stdout  # below how many landed
+    assert "\nledger (balanced)\n" in run_here("status", folder=tmp_path).stdout  # below how many landed

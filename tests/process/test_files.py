@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from poller.core.errors import Exit
-from tests.support.processes import Hubspot, counted, fed, hubspot, run, running, wait_until
+from tests.support.processes import Hubspot, counted, fed, hubspot, run_here, running, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -27,8 +27,8 @@ SLOW = ("--requests", "15", "--window-s", "0.3")
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
-    with hubspot(tmp_path_factory.mktemp("complete"), "--fate", "complete=1", imports=3000) as one:
+def complete() -> Iterator[Hubspot]:
+    with hubspot("--fate", "complete=1", imports=3000) as one:
         yield one
 
 
@@ -53,7 +53,7 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory, complete: Hubspot) ->
         wait_until(lambda: len(lines(folder / "finished.jsonl")) >= 10, "the first records")
         first.signal(signal.SIGTERM)
         assert first.ended() == Exit.WORK_LEFT
-    assert run("status", folder=folder).stdout.count("100 lines = 100 tasks") == 1
+    assert run_here("status", folder=folder).stdout.count("100 lines = 100 tasks") == 1
     return Stopped(folder=folder, fed=fed(ids), command=("run", "--base-url", complete.url, *QUICK))
 
 
@@ -74,9 +74,9 @@ def lines(path: Path) -> list[bytes]:
 def test_a_torn_line_at_the_end_is_cut_off(stopped: Stopped) -> None:
     with stopped.file.open("ab") as file:
         file.write(b'{"task_id":"AAAAE')
-    assert run(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
+    assert run_here(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
     assert counted(stopped.file) == stopped.fed
-    assert run("verify", "finished.jsonl", folder=stopped.folder).returncode == 0
+    assert run_here("verify", "finished.jsonl", folder=stopped.folder).returncode == 0
     assert list(stopped.folder.glob("*.foreign-*")) == []
 
 
@@ -84,14 +84,14 @@ def test_lines_that_a_person_appended_are_kept_in_a_file_of_their_own(stopped: S
     theirs = b'{"note":"mine"}\n{"note":"and mine"}\n'
     with stopped.file.open("ab") as file:
         file.write(theirs)
-    done = run(*stopped.command, folder=stopped.folder)
+    done = run_here(*stopped.command, folder=stopped.folder)
     assert done.returncode == Exit.ALL_COMPLETE
     (aside,) = stopped.folder.glob("*.foreign-*")
     assert aside.read_bytes() == theirs
     event = next(orjson.loads(line) for line in done.stderr.splitlines() if "sink.foreign_tail" in line)
     assert (event["level"], event["kept_in"]) == ("warning", aside.name)
     assert counted(stopped.file) == stopped.fed
-    assert run("verify", "finished.jsonl", folder=stopped.folder).returncode == 0
+    assert run_here("verify", "finished.jsonl", folder=stopped.folder).returncode == 0
 
 
 def delete(file: Path) -> None:
@@ -125,29 +125,29 @@ def test_a_file_that_is_not_ours_any_more_is_refused_and_works_again_once_restor
 ) -> None:
     before = stopped.file.read_bytes()
     spoil(stopped.file)
-    refused = run(*stopped.command, folder=stopped.folder)
+    refused = run_here(*stopped.command, folder=stopped.folder)
     assert refused.returncode == Exit.CANNOT_CREATE
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr
     if spoil is replace_by_a_folder:
         stopped.file.rmdir()
     stopped.file.write_bytes(before)
-    assert run(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
+    assert run_here(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
     assert counted(stopped.file) == stopped.fed
 
 
 def test_a_lost_file_is_written_again_by_the_command_that_the_message_names(stopped: Stopped) -> None:
     stopped.file.unlink()
-    refused = run(*stopped.command, folder=stopped.folder)
+    refused = run_here(*stopped.command, folder=stopped.folder)
     command = refused.stderr.splitlines()[-1].partition(": poller ")[2]
-    assert run(*command.split(), folder=stopped.folder).returncode == 0
-    assert run(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
+    assert run_here(*command.split(), folder=stopped.folder).returncode == 0
+    assert run_here(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
     assert counted(stopped.file) == stopped.fed
 
 
 def test_a_new_file_that_replaces_a_lost_one_gets_every_record(stopped: Stopped) -> None:
     stopped.file.unlink()
-    done = run(*stopped.command, "--sink", "jsonl:new.jsonl", folder=stopped.folder)
+    done = run_here(*stopped.command, "--sink", "jsonl:new.jsonl", folder=stopped.folder)
     assert done.returncode == Exit.ALL_COMPLETE
     assert counted(stopped.folder / "new.jsonl") == stopped.fed
 
@@ -173,9 +173,9 @@ def test_a_file_moved_or_deleted_during_the_run_is_reported_and_a_new_one_contin
     assert len(written) == len(set(written)) >= 190  # what came between the reading and the deletion is gone with it
     if len(written) == 200:
         assert set(written) == set(fed(ids))
-    verified = run("verify", "moved.jsonl", folder=tmp_path)
+    verified = run_here("verify", "moved.jsonl", folder=tmp_path)
     assert (verified.returncode, "DIFFERENT" in verified.stdout) == (1, True)
-    replayed = run("replay", "--sink", "jsonl:all.jsonl", "--kind", "complete", folder=tmp_path)
+    replayed = run_here("replay", "--sink", "jsonl:all.jsonl", "--kind", "complete", folder=tmp_path)
     assert replayed.returncode == 0, replayed.stderr
     assert counted(tmp_path / "all.jsonl") == fed(ids)
 
@@ -198,7 +198,7 @@ def test_a_folder_instead_of_the_file_stops_that_sink_alone_until_the_file_is_ba
     assert counted(tmp_path / "other.jsonl") == fed(ids)
     file.rmdir()
     file.touch()
-    resumed = run(*command, *QUICK, folder=tmp_path)
+    resumed = run_here(*command, *QUICK, folder=tmp_path)
     assert resumed.returncode == Exit.ALL_COMPLETE, resumed.stderr
     assert lines(kept) + lines(file) == lines(tmp_path / "other.jsonl")
 
@@ -259,9 +259,9 @@ def test_a_receiver_that_is_away_for_the_whole_run_delays_no_other_sink_and_catc
         assert process.ended() == Exit.UNREACHABLE
         assert "nothing is lost" in process.log()
     assert receiver.taken == []
-    assert "60 undelivered" in run("status", "-c", "config.toml", folder=tmp_path).stdout
+    assert "60 undelivered" in run_here("status", "-c", "config.toml", folder=tmp_path).stdout
     with receiver.listening():
-        assert run(*command, folder=tmp_path).returncode == Exit.ALL_COMPLETE
+        assert run_here(*command, folder=tmp_path).returncode == Exit.ALL_COMPLETE
     assert receiver.taken == lines(tmp_path / "finished.jsonl")
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
@@ -289,8 +289,8 @@ def test_a_second_process_on_a_rotated_file_or_a_state_is_refused_and_names_the_
     sink = ("--sink", "jsonl:finished-%Y%m%d.jsonl")
     with running("run", ids.name, "--follow", "--base-url", complete.url, *QUICK, *sink, folder=tmp_path) as first:
         wait_until(lambda: any(lines(path) for path in tmp_path.glob("finished-*.jsonl")), "the first records")
-        same_state = run("run", "--sink", "jsonl:other.jsonl", folder=tmp_path)
-        same_file = run("run", ids.name, "--state", "sqlite:///other.db", *sink, folder=tmp_path)
+        same_state = run_here("run", "--sink", "jsonl:other.jsonl", folder=tmp_path)
+        same_file = run_here("run", ids.name, "--state", "sqlite:///other.db", *sink, folder=tmp_path)
     for refused in (same_state, same_file):
         assert refused.returncode == Exit.CANNOT_CREATE
         assert f"process {first.pid}" in refused.stderr

@@ -1,6 +1,5 @@
 """The program as a process: streams, signals, kills, full disks and exit codes, over real sockets."""
 
-import os
 import random
 import re
 import resource
@@ -12,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import orjson
@@ -29,6 +27,7 @@ from tests.support.processes import (
     hubspot,
     records,
     run,
+    run_here,
     running,
     wait_until,
     whole_lines,
@@ -43,15 +42,15 @@ SLOW = ("--requests", "20", "--window-s", "0.5")
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
+def complete() -> Iterator[Hubspot]:
     """A simulated HubSpot where every import is complete; it knows one token."""
-    with hubspot(tmp_path_factory.mktemp("complete"), "--fate", "complete=1", "--token", TOKEN, imports=3000) as one:
+    with hubspot("--fate", "complete=1", "--token", TOKEN, imports=3000) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def canceled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
-    with hubspot(tmp_path_factory.mktemp("canceled"), "--fate", "canceled=1", imports=20) as one:
+def canceled() -> Iterator[Hubspot]:
+    with hubspot("--fate", "canceled=1", imports=20) as one:
         yield one
 
 
@@ -103,15 +102,15 @@ def test_polls_leave_and_records_arrive_while_the_input_is_still_open(at_work: A
 
 
 def test_status_and_healthcheck_report_a_run_at_work(at_work: AtWork) -> None:
-    status = run("status", folder=at_work.folder)
+    status = run_here("status", folder=at_work.folder)
     assert status.returncode == 0
     assert "ledger (balanced)" in status.stdout
-    health = run("healthcheck", folder=at_work.folder)
+    health = run_here("healthcheck", folder=at_work.folder)
     assert (health.returncode, str(at_work.process.pid) in health.stdout) == (0, True)
 
 
 def test_a_second_run_on_the_same_state_is_refused_and_names_the_first(at_work: AtWork) -> None:
-    second = run("run", "--sink", "jsonl:other.jsonl", folder=at_work.folder)
+    second = run_here("run", "--sink", "jsonl:other.jsonl", folder=at_work.folder)
     assert second.returncode == Exit.CANNOT_CREATE
     assert f"process {at_work.process.pid}" in second.stderr
 
@@ -119,7 +118,7 @@ def test_a_second_run_on_the_same_state_is_refused_and_names_the_first(at_work: 
 def test_a_second_run_on_the_same_output_file_is_refused_and_names_the_first(at_work: AtWork) -> None:
     (at_work.folder / "other.txt").write_text("AAAAEZ6whGI\n")
     other = ("run", "other.txt", "--state", "sqlite:///other.db", "--sink", "jsonl:finished.jsonl")
-    second = run(*other, folder=at_work.folder)
+    second = run_here(*other, folder=at_work.folder)
     assert second.returncode == Exit.CANNOT_CREATE
     assert "finished.jsonl" in second.stderr
     assert str(at_work.process.pid) in second.stderr
@@ -133,7 +132,7 @@ def test_data_goes_to_stdout_and_logs_as_json_to_stderr_and_nothing_else(tmp_pat
     events, _, summary = done.stderr.partition("20 landed")
     assert {"run.started", "task.finished"} <= {orjson.loads(line)["event"] for line in events.splitlines()}
     assert "20 = 20 finished + 0 waiting" in summary
-    assert run("healthcheck", folder=tmp_path).returncode == 1
+    assert run_here("healthcheck", folder=tmp_path).returncode == 1
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -156,7 +155,7 @@ def test_a_signal_drains_and_the_same_command_resumes(
         assert "Traceback" not in first.log()
     delivered = counted(tmp_path / "finished.jsonl")
     assert 0 < delivered.total() < 100
-    assert run(*command, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
+    assert run_here(*command, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 
@@ -251,7 +250,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complet
             assert first.ended_within(5) == Exit.WORK_LEFT  # a drain would wait for the polls' time-out
             connection.close()
             assert "nothing is lost" in first.log()
-    assert run("run", "--base-url", complete.url, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
+    assert run_here("run", "--base-url", complete.url, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 
@@ -301,10 +300,10 @@ def test_after_five_kills_each_id_is_in_the_file_exactly_once(tmp_path: Path, co
             victim.signal(signal.SIGKILL)
             cut_short += victim.ended() == -signal.SIGKILL
     assert cut_short >= 3
-    done = run(*command, folder=tmp_path)
+    done = run_here(*command, folder=tmp_path)
     assert done.returncode == Exit.ALL_COMPLETE, done.stderr
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
-    assert run("verify", "finished.jsonl", folder=tmp_path).returncode == 0
+    assert run_here("verify", "finished.jsonl", folder=tmp_path).returncode == 0
 
 
 # --- readers that go, disks that are full ----------------------------------------------------------------------------
@@ -319,16 +318,18 @@ def test_a_reader_that_goes_away_ends_the_run_and_loses_nothing(tmp_path: Path, 
         assert cut.ended() == Exit.WORK_LEFT
         assert "went away" in cut.log()
         assert "Traceback" not in cut.log()
-    taken = re.search(r"= (\d+) delivered", run("status", folder=tmp_path).stdout)  # by the pipe, if not by its reader
+    taken = re.search(
+        r"= (\d+) delivered", run_here("status", folder=tmp_path).stdout
+    )  # by the pipe, if not by its reader
     resumed = run(*command, *QUICK, folder=tmp_path)
     assert resumed.returncode == Exit.ALL_COMPLETE, resumed.stderr
     assert taken is not None
     assert len({orjson.loads(line)["task_id"] for line in resumed.stdout.splitlines()}) == 100 - int(taken[1])
 
 
-def allow(size: int) -> None:
-    """Let this process write no file beyond `size`: to it, the disk is full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def allow(size: int) -> str:
+    """Return what lets a process write no file beyond `size`: to it, the disk is full."""
+    return f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))"
 
 
 def make_room(process: Running) -> None:
@@ -340,11 +341,11 @@ def test_a_disk_too_full_for_the_output_is_reported_and_the_run_continues_when_t
 ) -> None:
     ids = complete.ids_file(tmp_path, 300)
     command = ("run", ids.name, "--base-url", complete.url)
-    assert run(*command, "--requests", "1000", "--window-s", "0.5", folder=tmp_path).returncode == 0
+    assert run_here(*command, "--requests", "1000", "--window-s", "0.5", folder=tmp_path).returncode == 0
     late = ("--sink", "jsonl:late.jsonl")  # gets all 300 at once; the state is hardly written to
-    with running(*command, *late, folder=tmp_path, preexec_fn=lambda: allow(150_000)) as process:
+    with running(*command, *late, folder=tmp_path, first=allow(150_000)) as process:
         wait_until(process.logged("sink.failed"), "the message")
-        assert "jsonl:late.jsonl" in run("status", folder=tmp_path).stdout
+        assert "jsonl:late.jsonl" in run_here("status", folder=tmp_path).stdout
         make_room(process)
         assert process.ended() == Exit.ALL_COMPLETE
         assert process.logged("sink.recovered")()
@@ -356,7 +357,7 @@ def test_a_disk_too_full_for_the_state_is_reported_and_nothing_is_acknowledged_m
 ) -> None:
     ids = complete.ids_file(tmp_path, 300)
     command = ("run", ids.name, "--base-url", complete.url, *QUICK)
-    with running(*command, folder=tmp_path, preexec_fn=lambda: allow(300_000)) as process:
+    with running(*command, folder=tmp_path, first=allow(300_000)) as process:
         wait_until(process.logged("store.unwritable"), "the message")
         stored = (tmp_path / "finished.jsonl").stat().st_size
         make_room(process)
@@ -371,7 +372,7 @@ def test_a_stderr_without_a_reader_stops_nothing(tmp_path: Path, complete: Hubsp
     ids = complete.ids_file(tmp_path, 50)
     command = ["run", ids.name, "--base-url", complete.url, *QUICK]
     if stderr == "closed":
-        with running(*command, folder=tmp_path, stderr=None, preexec_fn=lambda: os.close(2)) as process:
+        with running(*command, folder=tmp_path, stderr=None, first="os.close(2)") as process:
             assert process.ended() == Exit.ALL_COMPLETE
     else:
         with running(*command, folder=tmp_path, stderr=subprocess.PIPE) as process:
@@ -388,7 +389,7 @@ def test_some_not_complete_is_1_and_0_where_that_was_asked_for(tmp_path: Path, c
     ids = canceled.ids_file(tmp_path, 5)
     command = ("run", ids.name, "--base-url", canceled.url)
     assert run(*command, folder=tmp_path).returncode == Exit.NOT_ALL_COMPLETE
-    assert run(*command, "--exit-zero", folder=tmp_path).returncode == 0
+    assert run_here(*command, "--exit-zero", folder=tmp_path).returncode == 0
     assert {record["kind"] for record in records(tmp_path / "finished.jsonl")} == {"canceled"}
 
 
@@ -407,27 +408,25 @@ REASONS_TO_END: dict[Exit, tuple[str, dict[str, str], str]] = {  # command, envi
 
 
 def test_each_reason_to_end_early_has_its_exit_code_and_its_message(tmp_path: Path, complete: Hubspot) -> None:
-    ids = complete.take(5)
-    with ExitStack() as stack:
-        begun = {}
-        for code, (command, more, _) in REASONS_TO_END.items():
-            folder = tmp_path / str(code.value)
-            folder.mkdir()
-            (folder / "ids.txt").write_text("\n".join(ids))
-            (folder / "bad.txt").write_text("../../oauth/v1/access-tokens\n")
-            (folder / "bad.toml").write_text("requets = 50\n")
-            words = command.format(url=complete.url).split()
-            begun[code] = stack.enter_context(running(*words, folder=folder, env=environ(**more)))
-        assert {code: process.ended() for code, process in begun.items()} == {code: code for code in begun}
-        logs = {code: process.log() for code, process in begun.items()}
-    assert [code for code, (_, _, words) in REASONS_TO_END.items() if words not in logs[code]] == []
-    assert [code for code, text in logs.items() if "Traceback" in text] == []
+    ids, ended = complete.take(5), {}
+    for code, (command, more, _) in REASONS_TO_END.items():
+        folder = tmp_path / str(code.value)
+        folder.mkdir()
+        (folder / "ids.txt").write_text("\n".join(ids))
+        (folder / "bad.txt").write_text("../../oauth/v1/access-tokens\n")
+        (folder / "bad.toml").write_text("requets = 50\n")
+        words = command.format(url=complete.url).split()
+        ended[code] = run_here(*words, folder=folder, env=environ(**more))
+    assert {code: done.returncode for code, done in ended.items()} == {code: code for code in ended}
+    assert [code for code, (_, _, words) in REASONS_TO_END.items() if words not in ended[code].stderr] == []
+    assert [code for code, done in ended.items() if "Traceback" in done.stderr] == []
 
 
 def test_check_config_shows_the_settings_in_force_or_names_the_nearest_right_key(tmp_path: Path) -> None:
     (tmp_path / "good.toml").write_text("requests = 50\n")
     (tmp_path / "bad.toml").write_text("[polling]\nlongest_gap = 5\n")
-    good, bad = (run("check-config", "-c", f"{name}.toml", folder=tmp_path) for name in ("good", "bad"))
+    good = run_here("check-config", "-c", "good.toml", folder=tmp_path)
+    bad = run("check-config", "-c", "bad.toml", folder=tmp_path)
     assert (good.returncode, "requests = 50  # good.toml: requests" in good.stdout) == (0, True)
     assert (bad.returncode, bad.stdout) == (Exit.CONFIG, "")
     assert "bad.toml: polling.longest_gap: there is no such setting; did you mean longest_gap_s?" in bad.stderr
@@ -436,7 +435,7 @@ def test_check_config_shows_the_settings_in_force_or_names_the_nearest_right_key
 def test_a_stdout_that_is_closed_or_full_never_counts_as_delivered(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.ids_file(tmp_path, 20)
     command = ("run", ids.name, "--sink", "stdout", "--base-url", complete.url, *QUICK)
-    with running(*command, folder=tmp_path, stdout=None, preexec_fn=lambda: os.close(1)) as closed:
+    with running(*command, folder=tmp_path, stdout=None, first="os.close(1)") as closed:
         assert closed.ended() == Exit.CANNOT_CREATE
         assert "Traceback" not in closed.log()
     with Path("/dev/full").open("wb") as full, running(*command, folder=tmp_path, stdout=full) as process:

@@ -13,7 +13,7 @@ import pytest
 from poller.core.errors import StoreUnusable
 from poller.core.sums import Sums
 from poller.store import read_store
-from tests.support.processes import Running, run, running, wait_until
+from tests.support.processes import Running, run_here, running, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -136,12 +136,12 @@ def test_a_drop_folder_under_a_process_that_is_killed_counts_every_line_once(tmp
     found = sums(tmp_path)
     assert found is not None
     assert (lines(tmp_path), found.waiting) == (dropped, dropped)
-    assert "(balanced)" in run("status", folder=tmp_path).stdout
+    assert "(balanced)" in run_here("status", folder=tmp_path).stdout
 
 
 def test_check_config_lists_the_sources_and_which_do_not_exist(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[[sources]]\nfolder = "none"\nfollow = true\n')
-    done = run("check-config", "-c", "config.toml", folder=tmp_path)
+    done = run_here("check-config", "-c", "config.toml", folder=tmp_path)
     assert done.returncode == 0
     assert 'sources = [{"folder": "none", "follow": true}]' in done.stdout
     assert "warning: folder none does not exist yet; a run waits for it" in done.stderr

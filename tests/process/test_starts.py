@@ -25,7 +25,7 @@ async def test_kills_in_mid_start_lose_no_row_and_repeat_none_that_its_record_do
 ) -> None:
     counts = Counts()
     state = None if url is None else str(request.getfixturevalue(url))
-    await ImportTrial(tmp_path, counts, state).run(blows)
+    await ImportTrial(tmp_path, counts, state, forks=True).run(blows)
     assert counts.violations == []
     assert counts.kills == len(blows)
     assert 0 < counts.unsure == counts.repeated

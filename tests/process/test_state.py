@@ -59,7 +59,7 @@ def test_a_frozen_server_is_reported_in_seconds_and_the_run_ends_in_time(
     tmp_path: Path, postgres_server: str, postgres_url: str
 ) -> None:
     common = ("--state", postgres_url, "--log-format", "json")
-    with hubspot(tmp_path / "api", "--durations", "uniform:1,5", imports=60) as api:
+    with hubspot("--durations", "uniform:1,5", imports=60) as api:
         env = environ(POLLER_BASE_URL=api.url, POLLER_SHUTDOWN_S=str(SHUTDOWN_S))
         ids = api.ids_file(tmp_path, 60)
         site = ("--follow", "--listen", "127.0.0.1:0")
@@ -86,7 +86,7 @@ def test_a_frozen_server_is_reported_in_seconds_and_the_run_ends_in_time(
 
 
 def test_a_run_whose_state_is_deleted_ends_with_73_within_seconds(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "api", "--durations", "fixed:600", imports=20) as api:
+    with hubspot("--durations", "fixed:600", imports=20) as api:
         ids = api.ids_file(tmp_path, 20)
         with running(
             "run", str(ids), "--log-format", "json", folder=tmp_path, env=environ(POLLER_BASE_URL=api.url)
@@ -102,7 +102,7 @@ def test_a_run_whose_state_is_deleted_ends_with_73_within_seconds(tmp_path: Path
 def test_why_a_run_could_not_begin_or_has_work_left_is_an_event_too(tmp_path: Path) -> None:
     """A restart loop must be explained by the events alone: a log shipper has no use for other lines."""
     (tmp_path / "finished.jsonl").write_text("{}\n")
-    with hubspot(tmp_path / "api", "--durations", "fixed:600", imports=5) as api:
+    with hubspot("--durations", "fixed:600", imports=5) as api:
         ids, env = api.ids_file(tmp_path, 5), environ(POLLER_BASE_URL=api.url, POLLER_SHUTDOWN_S="5")
         with running("run", str(ids), folder=tmp_path, env=env) as refused:
             assert refused.ended() == 73

@@ -15,7 +15,7 @@ ENV = environ(POLLER_POLLING__TRUST_UNKNOWN="true")
 
 
 def test_each_log_line_is_on_the_screen_once_and_one_progress_block(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--fault", "503=0.2", imports=30) as site:
+    with hubspot("--fault", "503=0.2", imports=30) as site:
         ids = site.ids_file(tmp_path, 30)
         flags = ["--base-url", site.url, "--log-level", "info", "--log-format", "json"]
         with on_terminal("run", ids.name, *flags, folder=tmp_path, env=ENV) as poller:
@@ -29,7 +29,7 @@ def test_each_log_line_is_on_the_screen_once_and_one_progress_block(tmp_path: Pa
 
 
 def test_ctrl_c_says_at_once_what_happens_and_at_the_end_how_to_continue(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--latency-ms", "2000-2000", "--durations", "fixed:600", imports=3) as site:
+    with hubspot("--latency-ms", "2000-2000", "--durations", "fixed:600", imports=3) as site:
         ids = site.ids_file(tmp_path, 3)
         flags = ["--base-url", site.url, "--state", "sqlite:///my state.db"]
         with on_terminal("run", ids.name, *flags, folder=tmp_path, columns=200) as poller:
@@ -47,7 +47,7 @@ def test_ctrl_c_says_at_once_what_happens_and_at_the_end_how_to_continue(tmp_pat
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--fault", "hang=1", imports=1) as site:
+    with hubspot("--fault", "hang=1", imports=1) as site:
         ids = site.ids_file(tmp_path, 1)
         with on_terminal("run", ids.name, "--base-url", site.url, folder=tmp_path, columns=200) as poller:
             poller.wait_for("0 of 1 done")

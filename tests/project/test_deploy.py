@@ -311,7 +311,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
     """Return what the server of a run at work exports."""
     folder = tmp_path_factory.mktemp("exported")
     with (
-        hubspot(folder / "hubspot", "--daily", "100000", "--fault", "503=0.5", imports=20) as simulated,
+        hubspot("--daily", "100000", "--fault", "503=0.5", imports=20) as simulated,
         running(
             "run", str(simulated.ids_file(folder, 20)), "--follow", *listening(simulated.url), folder=folder
         ) as run,

@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def add(events: dict[str, Event], name: str, levels: Iterable[str], keys: Iterab
     event.keys.update(keys)
 
 
+@cache
 def events_in_code() -> dict[str, Event]:
     """Return every event that a module of `poller` can log. Fails where the code does not show a call's event."""
     events: dict[str, Event] = {}
@@ -286,7 +288,7 @@ def test_the_docker_lines_fit_the_image() -> None:
 
 @pytest.mark.real_time
 def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=2) as simulated:
+    with hubspot("--fate", "complete=1", imports=2) as simulated:
         task_id, other = simulated.take(2)
         (tmp_path / "more.txt").write_text(f"{task_id}\n{other}\n")
         env = environ(POLLER_BASE_URL=simulated.url)
@@ -326,7 +328,7 @@ def test_the_import_lines_of_the_readme_bring_fifty_urls_to_land(tmp_path: Path)
     jq = "" if shutil.which("jq") else "jq() { cat; }\n"
     rows = [f"https://cdn.example.com/{number}.png,acorn,{number:03}" for number in range(50)]
     (tmp_path / "urls.csv").write_text("\n".join(["url,brand,sku", *rows]) + "\n")
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=0.8", "--fate", "complete_with_errors=0.2", imports=1) as at:
+    with hubspot("--fate", "complete=0.8", "--fate", "complete_with_errors=0.2", imports=1) as at:
         done = subprocess.run(  # noqa: S603 - the README's own commands
             ["bash", "-uo", "pipefail", "-c", jq + "\n".join(blocks()["import"]).replace("TOKEN=…", f"TOKEN={TOKEN}")],  # noqa: S607 - whichever bash there is
             cwd=tmp_path,
@@ -348,7 +350,7 @@ def test_the_import_lines_of_the_readme_bring_fifty_urls_to_land(tmp_path: Path)
 @pytest.mark.real_time
 def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     jq = "" if shutil.which("jq") else "jq() { cat; }\n"
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=30) as simulated:
+    with hubspot("--fate", "complete=1", imports=30) as simulated:
         work = tmp_path / "work"
         work.mkdir()
         simulated.ids_file(work, 20)

@@ -233,9 +233,9 @@ class Simulated:
 
 
 @pytest.fixture(scope="module")
-def shared_hubspot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
+def shared_hubspot() -> Iterator[Hubspot]:
     fates = ("--fate", "complete=0.6", "--fate", "canceled=0.2", "--fate", "complete_with_errors=0.2")
-    with hubspot(tmp_path_factory.mktemp("hubspot"), *fates, imports=TESTS * 60) as one:
+    with hubspot(*fates, imports=TESTS * 60) as one:
         yield one
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,17 @@ def words_of(tree: Tree) -> Counter[str]:
     return Counter({path: found for path, text in tree.items() if (found := sum(w in IN_TEXTS for w in words(text)))})
 
 
+@cache
+def nodes(source: str) -> list[ast.AST]:
+    """Return all of a module's syntax tree."""
+    return list(ast.walk(ast.parse(source)))
+
+
+@cache
 def identifiers(source: str) -> set[str]:
     """Return every name that a module defines, calls or uses as a keyword."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
                 found.add(name)
@@ -102,15 +110,13 @@ def looks(tree: Tree) -> list[str]:
     return [
         f"{path}: {name}: look is poll"
         for path, text in sorted(tree.items())
-        for name in sorted(identifiers(text))
+        for name in (sorted(identifiers(text)) if "look" in text.lower() else ())
         if {"look", "looks", "looked"} & set(words(name.replace("looks_like", ""))) and not name.startswith("test_")
     ]
 
 
 def class_names(tree: Tree) -> Counter[str]:
-    return Counter(
-        node.name for text in tree.values() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)
-    )
+    return Counter(node.name for text in tree.values() for node in nodes(text) if isinstance(node, ast.ClassDef))
 
 
 def room_imports(tree: Tree) -> set[tuple[str, str]]:
@@ -118,7 +124,7 @@ def room_imports(tree: Tree) -> set[tuple[str, str]]:
     found = set()
     for path, text in tree.items():
         room = path.split("/")[1]
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(text):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found |= {(room, name.split(".")[1]) for name in names if name.startswith("poller.")}
@@ -128,7 +134,7 @@ def room_imports(tree: Tree) -> set[tuple[str, str]]:
 def long_functions(tree: Tree) -> Iterator[str]:
     """Yield functions that do not fit a screen; the flag list of a command may be longer."""
     for path, text in sorted(tree.items()):
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(text):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_flag_list(path, node):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > LIMITS["lines of a function"]:
@@ -164,8 +170,9 @@ def python(tree: Tree) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def package(python: Tree) -> Tree:
-    return {path: text for path, text in python.items() if path.startswith("poller/")}
+def package(python: Tree) -> Iterator[Tree]:
+    yield {path: text for path, text in python.items() if path.startswith("poller/")}
+    nodes.cache_clear()  # 80 MB
 
 
 def test_the_words_of_the_private_dialect_go_out_of_use(tree: Tree) -> None:

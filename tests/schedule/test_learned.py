@@ -83,7 +83,7 @@ def test_a_survival_curve_has_the_quantiles_of_its_imports() -> None:
     curve = SurvivalCurve(planner.hazard.rates()[0])
     assert curve.quantile_s(0.5) == pytest.approx(30, rel=0.15)
     assert curve.quantile_s(0.9) == pytest.approx(30 * math.exp(1.2816), rel=0.25)
-    assert curve.unfinished(curve.quantile_s(0.7)) == pytest.approx(0.3)
+    assert curve.until(curve.quantile_s(0.7))[0] == pytest.approx(0.3)
 
 
 # --- the plan
@@ -99,8 +99,8 @@ def test_where_the_hazard_is_constant_no_other_gap_is_cheaper(rate: float, poll_
 
 
 def test_a_dead_time_is_crossed_in_one_gap() -> None:
-    rates = [1e-7 if edge < 100 else 0.05 for edge in EDGES[:-1]]
-    inspection = plan_inspection(EDGES, rates, [1e6] * (BANDS + 1), 3.0)
+    rates = tuple(1e-7 if edge < 100 else 0.05 for edge in EDGES[:-1])
+    inspection = plan_inspection(EDGES, rates, (1e6,) * (BANDS + 1), 3.0)
     assert 95 <= inspection.gap_s(0.0) <= 130
     assert inspection.gap_s(200.0) == pytest.approx(even_gap_s(0.05, 3.0), rel=0.3)
 

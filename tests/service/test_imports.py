@@ -63,10 +63,10 @@ def posts_by_url(simulation: Simulation) -> dict[str, list[float]]:
 
 async def test_rows_become_files_once_each_within_the_limit(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario())
-    assert await simulation.run(write_rows(tmp_path, 300), flags()) is Exit.ALL_COMPLETE
+    assert await simulation.run(write_rows(tmp_path, 150), flags()) is Exit.ALL_COMPLETE
     stats = simulation.api.stats()
-    assert_each_row_has_one_outcome(simulation, 300)
-    assert (stats.starts_total, stats.starts_max, stats.files, stats.files_twice) == (300, 1, 300, 0)
+    assert_each_row_has_one_outcome(simulation, 150)
+    assert (stats.starts_total, stats.starts_max, stats.files, stats.files_twice) == (150, 1, 150, 0)
     assert (stats.throttled_total, stats.max_in_window <= 100) == (0, True)
     await assert_the_ledger_balances(simulation)
     record = simulation.records()[0]
@@ -224,6 +224,40 @@ async def test_an_outage_leaves_few_rows_unsure_and_no_start_probes_it(
     await assert_the_ledger_balances(simulation)
 
 
+@pytest.mark.parametrize("code", [500, 521])
+async def test_a_start_call_that_fails_while_polls_succeed_leaves_few_rows_unsure_and_decides_none(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]], code: int
+) -> None:
+    """Each row was sent at the full pace. Where it is not known whether a start reached HubSpot (500), each ended as
+    start_unknown when that lasted; where it did not (521), each was sent again after two seconds."""
+    simulation = Simulation(tmp_path, clock, scenario(requests=30))
+    began_at, lost = clock(), 0
+
+    def stage(ask: Any, reply: Any) -> Any:
+        nonlocal lost
+        if ask.method != "POST" or not began_at + 2 <= clock() < began_at + 302:
+            return reply
+        lost += 1
+        return replace(reply, code=code, body=b"")
+
+    simulation.api.stage = stage
+    assert await simulation.run(write_rows(tmp_path, 60), flags(trial=0)) is Exit.ALL_COMPLETE
+    assert 10 < lost <= 5 + 16 + 10
+    assert_each_row_has_one_outcome(simulation, 60)
+    (unanswered,), (answered,) = named(events, "start.unanswered"), named(events, "start.answered")
+    assert unanswered["reason"] == f"http_{code}"
+    assert 290 < answered["after_s"] < 370
+    await assert_the_ledger_balances(simulation)
+
+
+async def test_a_run_gives_up_on_a_start_call_that_fails_though_polls_succeed(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(faults={"start_500_undone": 1.0}))
+    began_at = clock()
+    assert await simulation.run(write_rows(tmp_path, 60), flags() | {"give_up_s": 300}) is Exit.UNREACHABLE
+    assert clock() - began_at < 400
+    assert simulation.records() == []
+
+
 async def test_an_outage_before_the_first_answer_is_probed_by_polls_alone(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario(outages=(Outage(from_s=0, to_s=120, fault="503"),)))
     assert await simulation.run(write_rows(tmp_path, 30), flags()) is Exit.ALL_COMPLETE
@@ -260,12 +294,25 @@ async def test_while_rows_wait_the_limit_is_used_and_never_passed(tmp_path: Path
         return reply
 
     simulation.api.stage, began_at = stage, clock()
-    assert await simulation.run(write_rows(tmp_path, 500), flags(trial=0)) is Exit.ALL_COMPLETE
+    assert await simulation.run(write_rows(tmp_path, 300), flags(trial=0)) is Exit.ALL_COMPLETE
     last_start_at = max(at for at, method in asked_at if method == "POST")
     used = sum(at <= last_start_at for at, _ in asked_at) / (10 * (last_start_at - began_at))
     assert used >= 0.97
     stats = simulation.api.stats()
     assert (stats.throttled_total, stats.max_in_window) == (0, 100)
+
+
+@pytest.mark.parametrize("ahead_h", [8.0, -8.0])
+async def test_imports_that_were_just_started_are_not_hours_old_where_clocks_differ(
+    tmp_path: Path, clock: Clock, ahead_h: float
+) -> None:
+    """With this machine's clock eight hours ahead of HubSpot's, each row was polled once in ten minutes."""
+    simulation = Simulation(tmp_path, clock, scenario())
+    simulation.clock = lambda: clock() + ahead_h * 3600
+    began_at = clock()
+    assert await simulation.run(write_rows(tmp_path, 30), flags()) is Exit.ALL_COMPLETE
+    assert clock() - began_at < 90
+    assert_each_row_has_one_outcome(simulation, 30)
 
 
 async def test_no_more_than_allowed_are_under_way_at_once(tmp_path: Path, clock: Clock) -> None:

@@ -126,14 +126,14 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
 ) -> None:
     faults = dict.fromkeys(names, 0.05) | {"big_ints": 0.3}
     simulation = Simulation(tmp_path, clock, replace(SEVERAL, faults=faults))
-    ids = simulation.write_ids(400)
+    ids = simulation.write_ids(200)
     assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
     stats = simulation.api.stats()
     assert stats.faults.keys() >= set(names)
     assert stats.throttled_total == 0
     assert loop_time() < 3 * 3600
-    assert stats.requests_total < 10 * 400
+    assert stats.requests_total < 10 * 200
     printed = capsys.readouterr().err.partition("failed requests of this run, by reason\n")[2]
     shown = printed.partition("\nlatest input")[0]
     counted = {reason: int(count) for count, reason in (line.split() for line in shown.splitlines())}
@@ -156,14 +156,14 @@ async def test_in_mixed_weather_in_which_nearly_half_of_the_polls_fail_no_task_w
     assert simulation.api.stats().requests_total < 400 * 6
 
 
-@pytest.mark.parametrize("count", [1, 3, 30])
+@pytest.mark.parametrize("count", [1, 3, 15])
 @pytest.mark.parametrize("durations", ["fixed:1", "lognormal:30,0.8"])
 async def test_tasks_that_are_broken_by_themselves_time_out_and_delay_no_other(
     tmp_path: Path, clock: Clock, count: int, durations: str
 ) -> None:
     """When only they wait, they look like an outage; polling a task that was answered before shows the difference."""
     simulation = Simulation(tmp_path, clock, replace(SEVERAL, fates={}, durations=parse_durations(durations)))
-    ids = simulation.write_ids(60)
+    ids = simulation.write_ids(30)
     broken = {line.split(",")[0] for line in ids.read_text().splitlines()[1 : 1 + count]}
 
     def stage(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
@@ -174,9 +174,9 @@ async def test_tasks_that_are_broken_by_themselves_time_out_and_delay_no_other(
     assert await simulation.run(ids, {"deadline_s": 3600}) is Exit.NOT_ALL_COMPLETE
     kinds = {record["task_id"]: record["kind"] for record in simulation.records()}
     assert {task_id for task_id, kind in kinds.items() if kind == "timed_out"} == broken
-    assert len(kinds) == 60
+    assert len(kinds) == 30
     assert 3600 <= loop_time() <= 3600 + 300 + 40 * count
-    assert simulation.api.stats().requests_total < 60 * 20 + 40 * count
+    assert simulation.api.stats().requests_total < 30 * 20 + 40 * count
 
 
 def http_date(clock: Clock, in_s: float = 0.0) -> str:

@@ -35,7 +35,7 @@ SEVERAL = Scenario(
 
 async def test_an_hour_of_polling_gives_every_task_its_outcome_and_never_a_429(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
-    ids = simulation.write_ids(600)
+    ids = simulation.write_ids(300)
     code = await simulation.run(ids, {"deadline_s": 3600})
     assert code is Exit.NOT_ALL_COMPLETE
     assert asyncio.get_running_loop().time() > 3600
@@ -53,7 +53,7 @@ def trace_of(folder: Path) -> bytes:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         loop = runner.get_loop()
         simulation = Simulation(folder, lambda: EPOCH + loop.time(), SEVERAL, seed=3)
-        ids = simulation.write_ids(200)
+        ids = simulation.write_ids(100)
         runner.run(simulation.run(ids, {"deadline_s": 600}))
         return (folder / "finished.jsonl").read_bytes()
 
@@ -87,21 +87,21 @@ async def test_a_sink_that_is_new_gets_everything_that_finished_before(tmp_path:
 
 async def test_a_drained_run_reports_the_work_left_and_the_next_one_finishes_it(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
-    ids = simulation.write_ids(300)
+    ids = simulation.write_ids(150)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(simulation.run(ids, {"deadline_s": 900}))
         await asyncio.sleep(20)
         assert simulation.service is not None
         simulation.service.drain()
     assert running.result() is Exit.WORK_LEFT
-    assert 0 < len(simulation.records()) < 300
+    assert 0 < len(simulation.records()) < 150
     assert await simulation.run(ids, {"deadline_s": 900}) is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
 
 
 async def test_a_cancelled_run_loses_nothing_and_repeats_nothing(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
-    ids = simulation.write_ids(300)
+    ids = simulation.write_ids(150)
     for seconds in (3, 7.7, 15, 21.3, 30):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -139,7 +139,7 @@ async def test_input_without_a_usable_id_is_exit_code_65(tmp_path: Path, clock: 
     assert simulation.api.stats().requests_total == 0
 
 
-async def test_each_task_gets_its_outcome_despite_a_thousand_hostile_lines_among_ten_thousand(
+async def test_each_task_gets_its_outcome_despite_a_thousand_hostile_lines_among_two_thousand(
     tmp_path: Path, clock: Clock
 ) -> None:
     fast = Scenario(fates={}, durations=parse_durations("fixed:1"), requests=10_000, latency_s=(0.001, 0.002))
@@ -151,11 +151,11 @@ async def test_each_task_gets_its_outcome_despite_a_thousand_hostile_lines_among
         )
         for _ in range(995)
     ] + [b"x" * 70_000, b'{"id": ', b"[" * 30_000, b"..", b"\xef\xbb\xbf/"]
-    good = [task_id.encode() for task_id in simulation.api.preload(10_000)]
-    lines = good + [line if line.strip() else b"!" for line in hostile]
+    good = [task_id.encode() for task_id in simulation.api.preload(1000)]
+    beginning, lines = good[:50], good[50:] + [line if line.strip() else b"!" for line in hostile]
     rng.shuffle(lines)
     ids = tmp_path / "ids.txt"
-    ids.write_bytes(b"\n".join(lines))
+    ids.write_bytes(b"\n".join(beginning + lines))
     assert await simulation.run(ids, {"requests": 10_000, "workers": 200}) is Exit.NOT_ALL_COMPLETE
     assert Counter(record["task_id"].encode() for record in simulation.records()) == Counter(good)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from poller.core.deliveries import Delivery
-from poller.core.errors import ConfigError, Exit
+from poller.core.errors import ConfigError, Exit, SinkError
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sinks import check_sinks, make_sink, make_sinks, written_files
@@ -76,6 +76,13 @@ def test_a_package_is_loaded_only_when_its_sink_is_named(install: Install) -> No
     check_sinks(["loud:x"])
     with pytest.raises(SystemExit, match="loaded"):
         make_sink("loud:x", ENVIRONMENT)
+
+
+def test_a_package_that_is_installed_while_we_run_is_found(install: Install) -> None:
+    with pytest.raises(ConfigError, match="there is no sink 'late'"):
+        check_sinks(["late:x"])
+    install("poller-sink-late", {"late": "late_sink:make"}, "")
+    check_sinks(["late:x"])
 
 
 def test_target_options_and_a_name_reach_a_package_s_sink(install: Install) -> None:
@@ -209,6 +216,24 @@ def test_checking_needs_no_secret_and_opens_nothing(tmp_path: Path) -> None:
 def test_a_path_that_is_not_utf_8_is_refused_for_the_state_knows_a_sink_by_it(spec: Any) -> None:
     with pytest.raises(ConfigError, match="is not UTF-8"):
         make_sink(spec, ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["jsonl:no/such/f.jsonl"], "its folder does not exist"),
+        (["csv:no/f-%Y.csv"], "its folder does not exist"),
+        (["jsonl:/dev/null"], "is not a regular file"),
+        (["jsonl:f.jsonl", "jsonl:f.jsonl"], "two have the name jsonl:f.jsonl"),
+    ],
+)
+def test_sinks_that_no_state_could_use_are_refused_before_a_new_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specs: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, SinkError), match=message):
+        check_sinks(specs, ENVIRONMENT, is_new=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:

@@ -561,7 +561,7 @@ async def test_a_run_that_follows_waits_for_its_file_and_for_a_better_token(
 def test_two_files_and_standard_input_are_followed_at_once_through_a_kill_and_a_rotation(tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.txt"
     finished = tmp_path / "finished.jsonl"
-    with hubspot(tmp_path / "sandbox", "--fate", "complete=1", imports=60) as server:
+    with hubspot("--fate", "complete=1", imports=60) as server:
         command = ("run", "one.txt", "two.txt", "-", "--follow", "--base-url", server.url)
         quick = ("--requests", "100", "--window-s", "0.5")
         lines = [task_id.encode() + b"\n" for task_id in server.take(60)]

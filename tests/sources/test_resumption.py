@@ -67,6 +67,7 @@ class Reading:
         self._store, self._path, self._options = store, path, options
         self._left = -1
         self.chunks: list[Chunk] = []
+        self.other_refs = 0
 
     async def run(self, *, chunks: int = -1) -> None:
         """Read to the end, or until as many chunks are stored."""
@@ -75,8 +76,9 @@ class Reading:
             with suppress(Killed):
                 await feed(str(self._path), ChunkWriter(self._store, self._note), self._options)
 
-    def _note(self, chunk: Chunk, _added: Added) -> None:
+    def _note(self, chunk: Chunk, added: Added) -> None:
         self.chunks.append(chunk)
+        self.other_refs += added.other_refs
         self._left -= 1
         if self._left == 0:
             raise Killed
@@ -268,7 +270,9 @@ async def test_every_task_of_a_file_that_was_read_half_written_is_read_once_it_i
             await grown.run()
             path.write_bytes(data)
             await grown.run()
-            assert [fed for fed in whole.fed if fed not in grown.fed] == [], data[:size] + b"<|>" + data[size:]
+            missing = [fed for fed in whole.fed if fed not in grown.fed]  # but with the `ref` of half a record
+            assert {fed.task_id for fed in missing} <= {fed.task_id for fed in grown.fed}, (data[:size], data[size:])
+            assert len(missing) <= grown.other_refs, (data[:size], data[size:])
 
 
 @pytest.mark.parametrize(

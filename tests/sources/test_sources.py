@@ -26,7 +26,7 @@ from poller.core.sums import SourceSums
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import ChunkWriter, ReadOptions, Source, check_beginnings, check_sources, feed
-from poller.sources.files.glob_files import is_rotated
+from poller.sources.files.glob_files import current_of
 from poller.sources.files.moved_files import move_into
 from poller.sources.intake import SharedLock
 from poller.store import open_store
@@ -734,7 +734,7 @@ async def test_files_that_were_rotated_before_the_first_run_belong_to_the_patter
     ],
 )
 def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated: bool) -> None:
-    assert is_rotated(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is rotated
+    assert (current_of(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is not None) is rotated
 
 
 async def test_the_files_of_a_followed_pattern_are_stored_in_common_commits(

@@ -179,7 +179,7 @@ async def test_what_a_broken_socket_left_in_a_transaction_is_not_stored_twice(st
     async def insert(connection: AsyncConnection, names: Sequence[str]) -> list[int]:
         nonlocal tries
         tries += 1
-        numbers = [await insert_source(connection, name, "") for name in names]
+        numbers = [await insert_source(connection, name, "", "") for name in names]
         if tries == 1:
             raise OSError("bad file descriptor")
         return numbers

@@ -1,19 +1,29 @@
 """Real processes for tests: the command line as a person starts it, and a simulated HubSpot for it to poll."""
 
+import asyncio
+import gc
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, chdir, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import patch
 
 import orjson
+import typer
+from typer.testing import CliRunner
 
+from poller.cli.app import app
+from poller.cli.commands.sandbox import ScenarioOptions
+from poller.sandbox import SandboxApi
+from poller.sandbox.server import serve
 from tests.support.fair_time import FairClock
 
 TOKEN = "pat-na1-0123456789abcdef"
@@ -29,10 +39,21 @@ def environ(**more: str) -> dict[str, str]:
     return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, "POLLER_LISTEN": "off", **NO_CERTIFICATES, **more}
 
 
-def run(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
+def words_of(args: Sequence[str], first: str) -> list[str]:
+    """Return the words that start the command line in a process that runs the statement `first` before. A `preexec_fn`
+    would do the same, but must not be called where there are threads."""
+    if not first:
+        return [sys.executable, "-m", "poller", *args]
+    then = "os.execv(sys.executable, [sys.executable, '-m', 'poller', *sys.argv[1:]])"
+    return [sys.executable, "-c", f"import ctypes, os, resource, sys; {first}; {then}", *args]
+
+
+def run(
+    *args: str, folder: Path, env: dict[str, str] | None = None, first: str = "", **more: Any
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "poller", *args],
+        words_of(args, first),
         cwd=folder,
         env=env or environ(),
         text=True,
@@ -40,6 +61,28 @@ def run(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any
         timeout=PATIENCE_S,
         **({"capture_output": True, "stdin": subprocess.DEVNULL} | more),
     )
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_here(*args: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end within this process: most of a second of processor less. For what leads up to a
+    test, and for what it reads afterwards; not for what is to be true of a process."""
+    handlers, thresholds = {number: signal.getsignal(number) for number in STOPPING}, gc.get_threshold()
+    suspended = asyncio._get_running_loop()  # playwright's
+    asyncio._set_running_loop(None)
+    try:
+        with chdir(folder), patch.dict(os.environ, env or environ(), clear=True), patch("sys.argv", ["poller", *args]):
+            done = CliRunner().invoke(app, args, prog_name="poller")
+    finally:
+        asyncio._set_running_loop(suspended)
+        gc.set_threshold(*thresholds)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
 
 class Running:
@@ -86,7 +129,9 @@ class Running:
 
 
 @contextmanager
-def running(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any) -> Iterator[Running]:
+def running(
+    *args: str, folder: Path, env: dict[str, str] | None = None, first: str = "", **more: Any
+) -> Iterator[Running]:
     """Start the command line; it ends with the test."""
     log = folder / f"stderr-{time.monotonic_ns()}.log"
     with ExitStack() as stack:
@@ -94,7 +139,7 @@ def running(*args: str, folder: Path, env: dict[str, str] | None = None, **more:
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr}
         process = stack.enter_context(
             subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "poller", *args], cwd=folder, env=env or environ(), **(options | more)
+                words_of(args, first), cwd=folder, env=env or environ(), **(options | more)
             )
         )
         try:
@@ -112,7 +157,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 class Hubspot:
-    """A sandbox process, and the ids of the imports it was started with; each is handed out once."""
+    """A sandbox, and the ids of the imports it was started with; each is handed out once."""
 
     def __init__(self, url: str, ids: list[str]) -> None:
         self.url = url
@@ -130,18 +175,37 @@ class Hubspot:
         return file
 
 
+QUICK = ("--durations", "fixed:0", "--latency-ms", "1-5", "--requests", "1000000")
+
+
 @contextmanager
-def hubspot(folder: Path, *flags: str, imports: int) -> Iterator[Hubspot]:
-    """Serve a simulated HubSpot whose imports are done at once, without limits that matter."""
-    folder.mkdir(exist_ok=True)
-    ids, many = folder / "ids.txt", ["--tasks", str(imports), "--ids-file", "ids.txt"]
-    quick = ["--port", "0", "--durations", "fixed:0", "--latency-ms", "1-5", "--requests", "1000000"]
-    with running("sandbox", *quick, *many, *flags, folder=folder) as sandbox:
-        address = re.compile(r"http://127\.0\.0\.1:\d+")
-        wait_until(lambda: bool(address.search(sandbox.log())), "the sandbox's address")
-        match = address.search(sandbox.log())
-        assert match is not None
-        yield Hubspot(match[0], ids.read_text().split())
+def hubspot(*flags: str, imports: int) -> Iterator[Hubspot]:
+    """Serve a simulated HubSpot whose imports are done at once, without limits that matter; the flags are those of
+    `poller sandbox`. It is a thread: a process would take most of a second of processor to start."""
+    command = typer.main.get_command(app).commands["sandbox"]  # type: ignore[attr-defined]  # a group
+    given = command.make_context("sandbox", [*QUICK, *flags]).params
+    options = ScenarioOptions(**{each.name: given[each.name] for each in fields(ScenarioOptions)})
+    api = SandboxApi(options.scenario(), time.time)
+    started: Future[tuple[str, asyncio.AbstractEventLoop]] = Future()
+    ended = asyncio.Event()
+
+    async def serve_until_ended() -> None:
+        async with serve(api) as url:
+            started.set_result((url, asyncio.get_running_loop()))
+            await ended.wait()
+
+    def on_thread() -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(serve_until_ended())
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(on_thread)
+        url, loop = started.result(PATIENCE_S)
+        try:
+            yield Hubspot(url, api.preload(imports))
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+            serving.result()
 
 
 def records(file: Path) -> list[dict[str, Any]]:

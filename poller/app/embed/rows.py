@@ -1,7 +1,7 @@
 """Rows of a program become chunks for the store: each row is a task, or a rejection with its reason."""
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -120,11 +120,23 @@ async def store_all(rows: Rows, store: Store) -> None:
     if isinstance(rows, AsyncIterable):
         error = await _store_as_they_come(rows, store)
     else:
-        iterator, error = iter(rows), None
-        while error is None and (batch := list(islice(iterator, CHUNK_ROWS))):
-            error = await store(batch)
+        iterator, error, has_more = iter(rows), None, True
+        while error is None and has_more:
+            batch, failed = _next_batch(iterator)
+            has_more = len(batch) == CHUNK_ROWS
+            error = (await store(batch) if batch else None) or failed
     if error is not None:
         raise error
+
+
+def _next_batch(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
+    """Return the next rows, and what the iteration raised behind them."""
+    batch: list[Row] = []
+    try:
+        batch.extend(islice(rows, CHUNK_ROWS))  # keeps those before an error
+    except Exception as raised:  # noqa: BLE001 - the caller of `feed` gets it once the rows are stored
+        return batch, raised
+    return batch, None
 
 
 async def _store_as_they_come(rows: AsyncIterable[Row], store: Store) -> Exception | None:

@@ -138,7 +138,7 @@ class InputCounter:
     async def open_source(self, _name: str) -> tuple[int, Position] | None:
         return None
 
-    async def new_source(self, _name: str, _fingerprint: str = "") -> int:
+    async def new_source(self, _name: str, _fingerprint: str = "", _digest: str = "") -> int:
         return 1
 
     async def was_read(self, _position: Position) -> bool:

@@ -37,8 +37,8 @@ class MemberFeed:
             self._sources[found[0]] = self._opened(self._own(name), found[0])
         return found
 
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
-        number = await self._as_member(lambda: self._store.new_source(self._own(name), fingerprint))
+    async def new_source(self, name: str, fingerprint: str = "", digest: str = "") -> int:
+        number = await self._as_member(lambda: self._store.new_source(self._own(name), fingerprint, digest))
         self._sources[number] = self._opened(self._own(name), number)
         return number
 

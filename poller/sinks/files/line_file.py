@@ -138,6 +138,13 @@ class LineFile:
             at += len(piece)
 
 
+def refuse_unusable(path: Path) -> None:
+    """Raise `SinkError` where `path` is, or its folder has, no place for a file. Creates nothing."""
+    _refuse_non_file(path)
+    if not path.parent.is_dir():
+        raise _missing(path, 0, "")
+
+
 def _refuse_non_file(path: Path) -> None:
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         raise SinkError(f"{path} is not a regular file; name a file, or use --sink stdout for pipes and devices")

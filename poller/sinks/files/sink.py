@@ -19,7 +19,7 @@ from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
 from poller.core.errors import ConfigError, SinkError
 from poller.sinks.backoff import Backoff
-from poller.sinks.files.line_file import LineFile
+from poller.sinks.files.line_file import LineFile, refuse_unusable
 from poller.sinks.files.rotation import (
     FilePart,
     FilePosition,
@@ -232,8 +232,9 @@ class FileSink:
         return reason
 
     def refuse_unknown_data(self) -> None:
-        """Raise `SinkError` where a file of this sink has data: no state knows its origin."""
+        """Raise `SinkError` where no file can be made, or one of this sink has data: no state knows its origin."""
         with self._readable_errors():
+            refuse_unusable(self._rotation.path)
             self._refuse_data()
 
     def _refuse_data(self) -> None:

@@ -12,7 +12,7 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
-from poller.sources.files.read import LatestOptions, feed, is_read_so, no_others
+from poller.sources.files.read import LatestOptions, feed, is_read_so, no_others, note_of_half_written
 from poller.sources.files.registry import FileRegistry, NoPlace
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
@@ -86,20 +86,23 @@ class _Follower:
         known = await self._store.open_source(self._name)
         position = None if known is None else known[1]
         with self._registry.place(self._name), next_file(self._path, position, links=self._links) as (file, start):
+            note = ""
             if known is not None and start is not None:
                 if await is_read_so(file, start, self._store, self._options, self._name):
                     await self._read(file, known[0], start)
                     return
                 log.warning("source.found_misread", source=self._name, line=start.line)
-            start = Position(fingerprint=file.fingerprint(0))  # identifies it: it may be renamed before it has a line
-            await self._read(file, await self._store.new_source(self._name, start.fingerprint), start)
+                note = await note_of_half_written(file, start, self._store, self._options, self._name)
+            identity = file.fingerprint(0)  # it may be renamed before it has a line
+            number = await self._store.new_source(self._name, identity, note)
+            await self._read(file, number, Position(fingerprint=identity, digest=note))
 
     async def _read(self, file: OpenFile, number: int, start: Position) -> None:
         followed = FollowedFile(
             self._name, number, file, start, path=self._path, store=self._store, options=self._options
         )
         try:
-            with self._registry.following(file):
+            with self._registry.following(file, self._name):
                 await followed.read_to_end()
         except Truncated:
             log.warning("source.truncated", source=self._name, line=followed.position.line)

@@ -10,8 +10,9 @@ from poller.core.model import Chunk, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
-from poller.sources.files.read import is_line_open, resumed_parser
+from poller.sources.files.read import is_line_open, resumed_parser, stored_before
 from poller.sources.files.read_as import has_rest, is_rest_its_own, manner_of
+from poller.sources.files.stored_lines import StoredLines
 from poller.sources.files.tail import Tail, Truncated, is_at
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import recognize
@@ -51,6 +52,7 @@ class FollowedFile:
         self._counts = SourceCounts(name)
         self._parser: Parser | None = None
         self._tail: Tail | None = None
+        self._stored: StoredLines | None = None
         self._polls = 0
         self._polls_unchanged = 0  # since the file last grew
 
@@ -81,7 +83,7 @@ class FollowedFile:
 
     async def _store_lines(self) -> bool:
         """Store every line that is whole; return whether the file had grown."""
-        parser, tail = self._resume()
+        parser, tail = await self._resume()
         if parser is None or tail is None:
             return False
         grew = False
@@ -93,15 +95,17 @@ class FollowedFile:
             await self._commit([chunk])
         return grew
 
-    def _resume(self) -> tuple[Parser | None, Tail | None]:
+    async def _resume(self) -> tuple[Parser | None, Tail | None]:
         """Return what reads on; nothing while it is unknown how what an earlier run read to its end continues."""
         if self._parser is None:
             if not self._file.holds(self.position):
                 raise Truncated
             if self._is_rest_unknown():
                 return None, None
-            self._parser, start = resumed_parser(self._file, self.position, self._options, self._name)
+            parser, start = resumed_parser(self._file, self.position, self._options, self._name)
             self._tail = Tail(self._file, start.offset, 2 * self._options.max_line_bytes)
+            self._stored = await stored_before(self._file, start, self.position, self._store, self._options, self._name)
+            self._parser = parser
         return self._parser, self._tail
 
     def _was_half_written(self) -> bool:
@@ -125,7 +129,10 @@ class FollowedFile:
             if self._tail is not None and self._parser is not None:
                 manner = manner_of(self._parser, self._options)
                 fingerprint = self._tail.fingerprint(position.offset)
-                position = replace(position, fingerprint=fingerprint, digest=f" {manner}")
+                note = "" if self._stored is None else self._stored.note(position.offset)
+                position = replace(position, fingerprint=fingerprint, digest=f" {manner}{note}")
+            if self._stored is not None:
+                chunk = await self._stored.counted_in(chunk)
             added = await self._store.add(self._number, replace(chunk, position=position))
             self.position = position
             self._counts.add(chunk, added)

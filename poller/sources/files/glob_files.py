@@ -97,19 +97,22 @@ class GlobReader:
         facts = stat_of(path)
         if facts is None or not self._registry.claim(path, self._source):
             return
-        if is_rotated(path, matches):
-            await self._read_rotated(path, facts)
+        if (current := current_of(path, matches)) is not None:
+            await self._read_rotated(path, facts, current)
         elif not self._registry.is_followed(facts) and not await self._was_read_elsewhere(path):
             following = follow(path, self._writer, self._options, registry=self._registry, links=False)
             self._followed[path] = group.create_task(following)
 
-    async def _read_rotated(self, path: str, facts: os.stat_result) -> None:
-        """Read a file that has the name of a rotated one, once it is at rest and not followed; unless it was read."""
+    async def _read_rotated(self, path: str, facts: os.stat_result, current: str) -> None:
+        """Read a file that has the name of a rotated one, once it is at rest and not followed; unless it was read, or
+        who follows the `current` one is still among those that were rotated, and reads them in their order."""
         rotated = self._rotated.get(path)
         if rotated is None or _changed(rotated.facts, facts):
             rotated = self._rotated[path] = _RotatedFile(facts)
         rotated.polls += 1
         if rotated.settled or rotated.polls <= 2 * QUIET_POLLS or self._registry.is_followed(facts):
+            return
+        if current in self._followed and self._is_behind(current):
             return
         rotated.settled = True
         if path.endswith(COMPRESSED):
@@ -124,6 +127,10 @@ class GlobReader:
             if isinstance(fault, UnreadableInput):  # it may pass
                 rotated.settled, rotated.polls = False, 0
 
+    def _is_behind(self, path: str) -> bool:
+        facts = stat_of(path)
+        return facts is not None and self._registry.is_behind(source_name(path), facts)
+
     async def _forget_missing(self, matches: set[str]) -> None:
         self._rotated = {path: rotated for path, rotated in self._rotated.items() if path in matches}
         self._missing = {path: self._missing.get(path, 0) + 1 for path in self._followed if path not in matches}
@@ -134,11 +141,13 @@ class GlobReader:
                     self._followed.pop(path).cancel()
 
     async def _was_read_elsewhere(self, path: str) -> bool:
-        """Whether the file was read to its present end under another name only."""
-        if await self._writer.open_source(source_name(path)) is not None:
-            return False
+        """Whether the file was read to its present end under another name only. What was read under this one may have
+        been another file, which was rotated on since."""
+        known = await self._writer.open_source(source_name(path))
         try:
             with open_file(path, links=False) as file:
+                if known is not None and known[1].offset > 0 and file.holds(known[1]):
+                    return False
                 size = file.size
                 position = Position(offset=size, fingerprint=file.fingerprint(size))
                 return size > 0 and await self._writer.was_read(position)
@@ -146,16 +155,15 @@ class GlobReader:
             return False
 
 
-def is_rotated(path: str, matches: set[str]) -> bool:
-    """Whether the name is that of another match with a counter or a date added."""
+def current_of(path: str, matches: set[str]) -> str | None:
+    """Return the match that a file was rotated from, whose name with a counter or a date added it has; else None."""
     folder, name = os.path.split(path)
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
-    if name != os.path.basename(path) and os.path.join(folder, name) in matches:  # noqa: PTH118, PTH119 - paths as written
-        return True
     marks = ((mark.start(), mark.start() + len(mark[0].rstrip("._-:T"))) for mark in _MARK.finditer(name))
-    bases = (name[:begin] + name[end:] for begin, end in marks)
-    return any(os.path.join(folder, base) in matches for base in bases)  # noqa: PTH118 - paths as written
+    bases = [name] * (name != os.path.basename(path)) + [name[:begin] + name[end:] for begin, end in marks]  # noqa: PTH119 - paths as written
+    paths = (os.path.join(folder, base) for base in bases)  # noqa: PTH118 - paths as written
+    return next((each for each in paths if each in matches), None)
 
 
 def _changed(before: os.stat_result, now: os.stat_result) -> bool:

@@ -127,9 +127,9 @@ class OpenFile:
         """Whether this very file was read up to `position`, and was not changed since."""
         return position.fingerprint == self.fingerprint(position.offset)
 
-    def blocks_before(self, offset: int) -> Iterator[bytes]:
-        """Yield the file's first `offset` bytes."""
-        at = 0
+    def blocks_before(self, offset: int, begin: int = 0) -> Iterator[bytes]:
+        """Yield the file's bytes from `begin` to `offset`, which are its first ones."""
+        at = begin
         while at < offset and (block := self.at(at, min(BLOCK, offset - at))):
             yield block
             at += len(block)

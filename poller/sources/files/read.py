@@ -3,11 +3,13 @@
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
+from poller.core.errors import InputError
 from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
@@ -23,6 +25,7 @@ from poller.sources.files.read_as import (
     manner_of,
     parser_before,
 )
+from poller.sources.files.stored_lines import StoredLines, earlier_reading, note_at_start, parsed_again, proven
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -58,36 +61,49 @@ async def feed(
     """
     with open_file(spec, stdin, links=links) as file:
         counts = SourceCounts(file.name)
-        number, start, digest = await _find_start(file, store, options, whole=whole)
-        if start.ended and file.seekable and file.size == start.offset:
-            log.info("source.found_unchanged", source=file.name, lines=start.line)
-            counts.unchanged = await _count_unchanged(file, start, store, options)
+        number, known, digest = await _find_start(file, store, options, whole=whole)
+        if known.ended and file.seekable and file.size == known.offset:
+            log.info("source.found_unchanged", source=file.name, lines=known.line)
+            counts.unchanged = await _count_unchanged(file, known, store, options)
             return counts
-        parser, start = resumed_parser(file, start, options, file.name)
+        parser, start = resumed_parser(file, known, options, file.name)
+        stored = await stored_before(file, start, known, store, options, file.name)
         digest = await _seek(file, start, digest)
 
         async def commit(chunk: Chunk) -> None:
             offset = chunk.position.offset
             noted = f"{digest.up_to(offset)} {manner_of(parser, options)}"
+            if stored is not None:
+                chunk, noted = await stored.counted_in(chunk), noted + stored.note(offset)
             if file.seekable:
                 position = replace(chunk.position, fingerprint=file.fingerprint(offset), digest=noted)
                 chunk = replace(chunk, position=position)
             counts.add(chunk, await store.add(number, chunk))
             await asyncio.sleep(0)
 
-        while block := await file.block():
-            parser.use_accounts_of(latest())
-            digest.push(block)
-            for chunk in parser.push(block):
-                await commit(chunk)
-            digest.fold(parser)
-            if not file.has_more_now and (unstored := parser.flush()):
-                await commit(unstored)
-            await asyncio.sleep(0)  # a file without line breaks gives no chunk
-        for chunk in parser.end():
-            await commit(chunk)
+        await _read_to_end(file, parser, digest, latest, commit)
         counts.log_end()
         return counts
+
+
+async def _read_to_end(
+    file: OpenFile,
+    parser: Parser,
+    digest: ReadDigest,
+    latest: LatestOptions,
+    commit: Callable[[Chunk], Awaitable[None]],
+) -> None:
+    while block := await file.block():
+        parser.use_accounts_of(latest())
+        digest.push(block)
+        for chunk in parser.push(block):
+            await commit(chunk)
+        digest.fold(parser)
+        if not file.has_more_now and (unstored := parser.flush()):
+            await commit(unstored)
+        await asyncio.sleep(0)  # a file without line breaks gives no chunk
+    for chunk in parser.end():
+        await commit(chunk)
 
 
 async def _seek(file: OpenFile, start: Position, digest: ReadDigest) -> ReadDigest:
@@ -130,6 +146,8 @@ async def _find_start(
             return number, position, digest
         else:
             log.warning("source.found_misread", source=file.name, line=position.line)
+            note = await note_of_half_written(file, position, store, options, file.name)
+            return await store.new_source(file.name, digest=note), Position(digest=note), ReadDigest()
     return await store.new_source(file.name), Position(), ReadDigest()
 
 
@@ -148,18 +166,55 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
     """Whether the lines before `position` would now be read as they were: from the same column, for the same account;
     and what follows them is the rest. Where the state does not know how they were, whether each has a task. `name` is
     the source's in the store."""
+    if position.offset == 0:
+        return True
     if has_rest(file, position) and not is_rest_its_own(file, position, options):
         return False
-    begun = parser_before(file, position.offset, options)
+    try:
+        begun = parser_before(file, position.offset, options)
+    except InputError:
+        if has_rest(file, position):
+            return False  # what was read may be half a header
+        raise
     if has_rest(file, position) and lacks_headers(position, begun) and await _has_later_header(file, position, options):
         return False
+    if not position.digest.split(" ")[1:]:
+        return not position.ended or (await _count(file, position, store, options)).unknown == 0
+    return await _is_as_noted(position, begun, options, store, name)
+
+
+async def note_of_half_written(
+    file: OpenFile, position: Position, store: FeedStore, options: ReadOptions, name: str
+) -> str:
+    """Return the digest to begin a file with that was read up to `position` and is read again from its start: where
+    only since it was half written, it notes which lines are stored. Otherwise they are read in another way now."""
+    if is_rest_its_own(file, position, options):
+        return ""
+    with suppress(InputError):
+        parser, lines, rejected = await parsed_again(file, position, options)
+        is_as_noted = await _is_as_noted(position, parser, options, store, name)
+        if is_as_noted and await _were_as_many(lines, rejected, position, options, store, name):
+            earlier = await earlier_reading(file, position, options)
+            return note_at_start(earlier or await proven(file, position, options))
+    return ""
+
+
+async def _were_as_many(
+    lines: int, rejected: int, position: Position, options: ReadOptions, store: FeedStore, name: str
+) -> bool:
+    """Whether as many lines before `position` were rejected as are now, of so many; else one that would not be now may
+    have been. Where the last line of a file had grown, it was counted twice."""
+    sums = await store.source(name)
+    if sums is None or (sums.rejected and has_other_options(position.digest, options)):
+        return False
+    return 0 <= sums.rejected - rejected <= max(0, sums.lines - lines)
+
+
+async def _is_as_noted(position: Position, begun: Parser, options: ReadOptions, store: FeedStore, name: str) -> bool:
+    """Whether `begun`, which has read how the file begins, reads its lines as it is noted that they were."""
     noted = position.digest.split(" ")[1:OF_ROWS]
     now = manner_of(begun, options).split(" ")[: OF_ROWS - 1]
-    if not noted:
-        return not position.ended or (await _count(file, position, store, options)).unknown == 0
-    if noted[0] != now[0]:
-        return False
-    return noted == now or await _rejected(name, store) == 0
+    return noted == now or (noted[0] == now[0] and await _rejected(name, store) == 0)
 
 
 async def _has_later_header(file: OpenFile, position: Position, options: ReadOptions) -> bool:
@@ -220,6 +275,21 @@ def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: 
     last = file.at(start.offset - width, width) if start.offset else b""
     before, headers = file.blocks_before(start.offset), headers_before(file, start)
     return Parser.resumed(options, name, start, content, before, last, headers), start
+
+
+async def stored_before(
+    file: OpenFile, start: Position, known: Position, store: FeedStore, options: ReadOptions, name: str
+) -> StoredLines | None:
+    """Return the lines from `start` on that an earlier reading stored; None where there are none. `known`: what the
+    state has of the reading that resumes there; `name` is the source's in the store."""
+    if (earlier := await earlier_reading(file, known, options)) is not None:
+        parser, blocks = Parser(options, file.name), earlier.blocks(file)
+        return StoredLines(store, parser, blocks, earlier.known, aligned=start.offset == 0, note=earlier.note)
+    is_another = has_other_options(known.digest, options) and await _rejected(name, store) > 0
+    if start.offset >= known.offset or is_another:
+        return None
+    parser, _ = resumed_parser(file, start, options, file.name)
+    return StoredLines(store, parser, file.blocks_before(known.offset, start.offset), known, aligned=True)
 
 
 def _resume_position(file: OpenFile, start: Position, content: Content) -> Position:

@@ -12,7 +12,7 @@ from poller.sources.parsing.csv_table import CsvReader
 from poller.sources.parsing.parser import Parser
 
 OF_ROWS, OF_REST = 3, 4  # places of the digest of an import's options, and of what the rest needs, in what is noted
-_HALF = "half"
+_HALF, _TORN = "half", "torn"
 
 
 class ReadDigest:
@@ -67,7 +67,8 @@ def manner_of(parser: Parser, options: ReadOptions) -> str:
         place = (reader.delimiter, reader.id_at, reader.account_at, reader.has_header)
     tasks = (options.rows is not None, *place, options.default_account)
     digests = map(_short, (tasks, (options.format, named, sorted(options.accounts)), _of_rows(options)))
-    rest = [_kind(parser.content), *([_HALF] if parser.ends_within_record else [])]
+    ends = [_HALF] * parser.ends_within_record + [_TORN] * parser.ends_torn
+    rest = [_kind(parser.content), *ends]
     return " ".join((*digests, ":".join((*rest, *(f"{offset}+{length}" for offset, length in parser.headers)))))
 
 
@@ -94,6 +95,11 @@ def is_rest_its_own(file: OpenFile, position: Position, options: ReadOptions) ->
     kind, *others = (position.digest.split(" ")[OF_REST:] or [""])[0].split(":")
     now = _kind(recognize(file.beginning(), options.format, file.name))
     return kind in ("", now) and not (position.ended and _HALF in others)
+
+
+def is_torn(position: Position) -> bool:
+    """Whether the last line before `position` was rejected, since its line break did not come."""
+    return _TORN in ":".join(position.digest.split(" ")[OF_REST:]).split(":")
 
 
 def lacks_headers(position: Position, parser: Parser) -> bool:

@@ -17,6 +17,9 @@ from poller.sources.files.open_file import OpenFile
 log = structlog.get_logger("poller")
 
 
+_File = tuple[int, int]  # device and inode
+
+
 class NoPlace(UnreadableInput):
     """As many files are followed as this process may keep open."""
 
@@ -27,7 +30,8 @@ class FileRegistry:
     def __init__(self) -> None:
         self._moved: dict[str, MovedFiles] = {}  # by the drop folder's real path
         self._claims: dict[str, object] = {}  # the source that reads it, by real path
-        self._followed: Counter[tuple[int, int]] = Counter()  # device and inode
+        self._followed: Counter[_File] = Counter()
+        self._latest: dict[str, _File] = {}  # that a source has followed, by its name
         self._places = 0  # taken
         self._has_reported_full = False
 
@@ -63,10 +67,11 @@ class FileRegistry:
             self._places -= 1
 
     @contextmanager
-    def following(self, file: OpenFile) -> Iterator[None]:
-        """Register the open file as followed meanwhile, under whatever name."""
+    def following(self, file: OpenFile, source: str) -> Iterator[None]:
+        """Register the open file as followed by a source meanwhile, under whatever name."""
         facts = file.facts()
         key = facts.st_dev, facts.st_ino
+        self._latest[source] = key
         self._followed[key] += 1
         try:
             yield
@@ -76,3 +81,8 @@ class FileRegistry:
     def is_followed(self, facts: os.stat_result) -> bool:
         """Whether this very file is being followed, under this or another name."""
         return self._followed[facts.st_dev, facts.st_ino] > 0
+
+    def is_behind(self, source: str, current: os.stat_result) -> bool:
+        """Whether a source still reads files that were rotated before its current one, be that readable or not."""
+        found = current.st_dev, current.st_ino
+        return self._latest.get(source, found) != found

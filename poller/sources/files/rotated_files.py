@@ -60,7 +60,8 @@ def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: E
         unread = folder.oldest_since(last_read)
     else:
         if at_path is not None and at_path.holds(known):
-            return at_path, known
+            is_same = known.offset > 0 or _inode_and_change(known)[0] in (None, at_path.facts().st_ino)
+            return at_path, known if is_same else None  # else another empty file, to be identified by its own inode
         if at_path is not None and not known.ended:
             log.warning("source.rest_not_found", source=name, offset=known.offset, line=known.line)
         unread = next((file for folder in folders if (file := folder.rewritten(known)) is not None), None)
@@ -106,18 +107,19 @@ class _Folder:
         holds = self._current is not None and self._current.holds(known)
         if inode is None or (inode == self._inode and holds):
             return None
+        if known.offset == 0:  # an inode alone, which may be another file's by now
+            return self._longest_holding(self._of_this_name(self._others(inode)), known, changed_ns)
         renamed = self._longest_holding(self._others(inode), known, 0)
-        if renamed is not None or known.offset == 0 or holds:
+        if renamed is not None or holds:
             return renamed
-        copies = (path for path in self._others() if path.name.startswith(self._path.stem))
-        return self._longest_holding(copies, known, changed_ns)
+        return self._longest_holding(self._of_this_name(self._others()), known, changed_ns)
 
     def rewritten(self, known: Position) -> OpenFile | None:
         """Return the file that was read up to `known` where it was truncated, rewritten and renamed since."""
         inode, changed_ns = _inode_and_change(known)
         if inode is None:
             return None
-        return self._first(self._others(inode), lambda file: file.facts().st_mtime_ns >= changed_ns)
+        return self._first(self._of_this_name(self._others(inode)), lambda file: file.facts().st_mtime_ns >= changed_ns)
 
     def oldest_since(self, last_read: OpenFile) -> OpenFile | None:
         """Return the oldest file that took the path after `last_read` did, and was rotated away itself since."""
@@ -145,6 +147,9 @@ class _Folder:
         for entry in self._entries():
             if entry.inode() != self._inode and inode in (None, entry.inode()):
                 yield self._path.parent / entry.name
+
+    def _of_this_name(self, paths: Iterator[Path]) -> Iterator[Path]:
+        return (path for path in paths if self._path.stem in path.name)
 
     def _longest_holding(self, paths: Iterator[Path], known: Position, changed_ns: int) -> OpenFile | None:
         """Return the longest file that holds what was read and was not last changed before that."""

@@ -40,6 +40,7 @@ class Parser:
         self._delimiter: str | None = None  # named by a first line `sep=;`
         self.headers: tuple[tuple[int, int], ...] = ()  # offset and bytes of the later ones that `reader` follows from
         self.ends_within_record = False  # the input has ended where it may be only half written
+        self.ends_torn = False  # its last line was rejected, as a part of one
         self._lines_of_last = 1  # of the latest record
 
     @classmethod
@@ -161,6 +162,7 @@ class Parser:
         """As `end`, but reject a last line without a line break: it is only a part of one."""
         self._end_beginning()
         torn = self._splitter.rest()
+        self.ends_torn = torn is not None
         size = 0 if torn is None else self._splitter.sizes.pop()
         for chunk in self.end():
             if torn is None or not chunk.position.ended:

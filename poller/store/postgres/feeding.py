@@ -42,9 +42,9 @@ async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Posi
     return None if row is None else rows.source_of(row)
 
 
-async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
-    sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
-    ((source,),) = await fetch_all(connection, sql, (name, fingerprint))
+async def insert_source(connection: AsyncConnection, name: str, fingerprint: str, digest: str) -> int:
+    sql = "INSERT INTO source (name, fingerprint, digest) VALUES (%s, %s, %s) RETURNING id"
+    ((source,),) = await fetch_all(connection, sql, (name, fingerprint, digest))
     return int(source)
 
 
@@ -80,6 +80,7 @@ async def add(
         new, again, failed_rows = await import_rows.add_rows(connection, chunk.rows, numbers, now)
         tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
     added = Added(tasks=tasks, duplicates=duplicates, failed=failed, again=again, other_refs=other_refs)
+    added += chunk.repeated
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"

@@ -89,8 +89,8 @@ class PostgresStore(PostgresReads, NotingStore):
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         return await self._read(feeding.find_source, storable_name(name))
 
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
-        return await self._write(feeding.insert_source, storable_name(name), fingerprint)
+    async def new_source(self, name: str, fingerprint: str = "", digest: str = "") -> int:
+        return await self._write(feeding.insert_source, storable_name(name), fingerprint, digest)
 
     async def was_read(self, position: Position) -> bool:
         return await self._read(feeding.was_read, position)

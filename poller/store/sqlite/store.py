@@ -83,8 +83,8 @@ class SqliteStore(SqliteReader, NotingStore):
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         return self._read(task_queue.find_source, storable_name(name))
 
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
-        return await self._write(task_queue.insert_source, storable_name(name), fingerprint)
+    async def new_source(self, name: str, fingerprint: str = "", digest: str = "") -> int:
+        return await self._write(task_queue.insert_source, storable_name(name), fingerprint, digest)
 
     async def was_read(self, position: Position) -> bool:
         return self._read(task_queue.was_read, position)

@@ -33,9 +33,9 @@ def find_source(connection: Connection, name: str) -> tuple[int, Position] | Non
     return None if row is None else rows.source_of(row)
 
 
-def insert_source(connection: Connection, name: str, fingerprint: str) -> int:
-    row = (name, fingerprint)
-    return connection.execute("INSERT INTO source (name, fingerprint) VALUES (?, ?)", row).lastrowid or 0
+def insert_source(connection: Connection, name: str, fingerprint: str, digest: str) -> int:
+    row = (name, fingerprint, digest)
+    return connection.execute("INSERT INTO source (name, fingerprint, digest) VALUES (?, ?, ?)", row).lastrowid or 0
 
 
 def was_read(connection: Connection, position: Position) -> bool:
@@ -62,6 +62,7 @@ def add(
         new, again, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
         tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
     added = Added(tasks=tasks, duplicates=duplicates, failed=failed, again=again, other_refs=other_refs)
+    added += chunk.repeated
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
         [(source, *row) for row in rows.rejection_rows(chunk)],

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -175,19 +175,23 @@ async def test_a_source_is_read_no_further_ahead_than_the_rows_that_wait() -> No
     assert read - sum(stored) <= 2 * CHUNK_ROWS + 1
 
 
+@pytest.mark.parametrize("is_async", [True, False])
 async def test_an_error_of_the_source_reaches_the_caller_and_the_rows_before_it_are_stored(
-    simulation: Simulation,
+    simulation: Simulation, is_async: bool
 ) -> None:
     ids = simulation.api.preload(5)
 
-    async def broken() -> AsyncIterator[str]:
-        for task_id in ids:
-            yield task_id
+    def broken() -> Iterator[str]:
+        yield from ids
         raise LookupError
+
+    async def broken_later() -> AsyncIterator[str]:
+        for task_id in broken():
+            yield task_id
 
     async with SimulatedPoller(simulation) as poller:
         with pytest.raises(LookupError):
-            await poller.feed(broken())
+            await poller.feed(broken_later() if is_async else broken())
         assert sorted(await rest_of(poller)) == sorted(ids)
 
 

@@ -3,6 +3,7 @@
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,9 +24,10 @@ from tests.support.page import (
     shown,
     sums_of,
 )
-from tests.support.processes import hubspot, run, running, wait_until
+from tests.support.processes import hubspot, run_here, running, wait_until
 
 pytestmark = pytest.mark.real_time
+PAGE_TOKEN = "the-right-one-of-this-page"
 NAMES_OF_CLOSE_MARKS = """import('/page/spread-chart.js').then(({drawSpread, bands}) => {
   const spread = {counts: [0, 9, 0], bounds_s: [10, 20], total: 9, median_s: 13, p95_s: 14};
   const host = document.getElementById("took-chart");
@@ -34,11 +36,30 @@ NAMES_OF_CLOSE_MARKS = """import('/page/spread-chart.js').then(({drawSpread, ban
 })"""
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of the page of a run that waits for input."""
+    folder = tmp_path_factory.mktemp("idle")
+    (folder / "ids.txt").touch()
+    with listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=folder) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def with_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a page that asks for `PAGE_TOKEN`."""
+    folder = tmp_path_factory.mktemp("with-token")
+    (folder / "config.toml").write_text('listen_token_env = "PAGE_TOKEN"\nfollow = true\n')
+    args = ("-c", "config.toml", "--base-url", "http://127.0.0.1:9")
+    with listening(*args, folder=folder, PAGE_TOKEN=PAGE_TOKEN) as (_, url):
+        yield url
+
+
 def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
     browser: Browser, tmp_path: Path
 ) -> None:
     flags = ("--durations", "uniform:0.2,6", "--fate", "complete=0.6", "--fate", "canceled=0.4")
-    with hubspot(tmp_path / "hubspot", *flags, imports=200) as simulated:
+    with hubspot(*flags, imports=200) as simulated:
         quoted = HOSTILE.replace('"', '""')
         ids = "task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200))
         args = ("-", "--format", "csv", "--base-url", simulated.url)
@@ -74,8 +95,8 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
 
 
 def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Browser, tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--fate", "complete=0.6", "--fate", "canceled=0.4", imports=120) as simulated:
-        run("run", str(simulated.ids_file(tmp_path, 120)), "--base-url", simulated.url, folder=tmp_path)
+    with hubspot("--fate", "complete=0.6", "--fate", "canceled=0.4", imports=120) as simulated:
+        run_here("run", str(simulated.ids_file(tmp_path, 120)), "--base-url", simulated.url, folder=tmp_path)
     sums = sums_of(tmp_path)
     with shown(folder=tmp_path) as url, opened(browser, url) as (page, seen):
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
@@ -102,12 +123,8 @@ def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Br
         assert seen.console == []
 
 
-def test_opening_a_table_does_not_stretch_the_card_beside_it(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("")
-    with (
-        listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=tmp_path) as (_, url),
-        opened(browser, url) as (page, _),
-    ):
+def test_opening_a_table_does_not_stretch_the_card_beside_it(browser: Browser, idle: str) -> None:
+    with opened(browser, idle) as (page, _):
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
         tall = "document.querySelector('.side').getBoundingClientRect().height"
         before = page.evaluate(tall)
@@ -117,7 +134,7 @@ def test_opening_a_table_does_not_stretch_the_card_beside_it(browser: Browser, t
 
 
 def test_a_refused_token_is_shown_with_its_remedy(browser: Browser, tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--token", "another", imports=5) as simulated:
+    with hubspot("--token", "another", imports=5) as simulated:
         ids = simulated.ids_file(tmp_path, 5)
         with (
             listening(str(ids), "--follow", "--base-url", simulated.url, folder=tmp_path) as (_, url),
@@ -132,7 +149,7 @@ def test_a_refused_token_is_shown_with_its_remedy(browser: Browser, tmp_path: Pa
 
 
 def test_dead_letters_and_unfinished_tasks_are_shown_beside_the_figures(browser: Browser, tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", "--durations", "mix:0.9@fixed:0.2,0.1@fixed:900", imports=40) as simulated:
+    with hubspot("--durations", "mix:0.9@fixed:0.2,0.1@fixed:900", imports=40) as simulated:
         refusing = "command:sh -c 'cat >/dev/null; echo no such column >&2; exit 65'"
         ids = simulated.ids_file(tmp_path, 40)
         with (
@@ -174,9 +191,9 @@ def test_it_shows_a_lost_connection_and_reconnects_by_itself(browser: Browser, t
 def test_where_a_run_takes_the_place_of_a_state_the_page_shows_it(browser: Browser, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen = f"127.0.0.1:{free.getsockname()[1]}"
-    with hubspot(tmp_path / "hubspot", "--durations", "fixed:0.5", imports=20) as simulated:
+    with hubspot("--durations", "fixed:0.5", imports=20) as simulated:
         args = (str(simulated.ids_file(tmp_path, 20)), "--base-url", simulated.url)
-        run("run", *args, folder=tmp_path)
+        run_here("run", *args, folder=tmp_path)
         with running("ui", "--listen", listen, folder=tmp_path) as ui:
             wait_until(lambda: "for reading only" in ui.log(), "the state's page")
             context = opened(browser, f"http://{listen}/")
@@ -196,14 +213,8 @@ def test_where_a_run_takes_the_place_of_a_state_the_page_shows_it(browser: Brows
             context.__exit__(None, None, None)
 
 
-def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("")
-    (tmp_path / "config.toml").write_text('listen_token_env = "PAGE_TOKEN"\nfollow = true\n')
-    args = ("-c", "config.toml", "ids.txt", "--base-url", "http://127.0.0.1:9")
-    with (
-        listening(*args, folder=tmp_path, PAGE_TOKEN="the-right-one-of-this-page") as (_, url),
-        opened(browser, url) as (page, _),
-    ):
+def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, with_token: str) -> None:
+    with opened(browser, with_token) as (page, _):
         expect(page.locator("#ask")).to_be_visible(timeout=PATIENCE_MS)
         assert_readable(page)
         page.get_by_role("textbox", name="Token").fill("der-schlüssel…")  # a browser cannot send it
@@ -211,39 +222,30 @@ def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_pa
         page.get_by_role("textbox", name="Token").fill("a-wrong-one")
         page.keyboard.press("Enter")
         expect(page.locator("#ask-why")).to_contain_text("refused")
-        page.get_by_role("textbox", name="Token").fill("the-right-one-of-this-page")
+        page.get_by_role("textbox", name="Token").fill(PAGE_TOKEN)
         page.get_by_role("button", name="Show the page").click()
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
         page.reload()
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
         expect(page.locator("#ask")).to_be_hidden()
         assert page.evaluate("localStorage.length") == 0
-        assert "the-right-one" not in page.content()
+        assert PAGE_TOKEN not in page.content()
 
 
-def test_a_browser_that_lets_pages_store_nothing_shows_the_page(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("")
+def test_a_browser_that_lets_pages_store_nothing_shows_the_page(browser: Browser, with_token: str) -> None:
     refusing = (
         "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
     )
-    args = ("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", "--listen-token-env", "PAGE_TOKEN")
-    with (
-        listening(*args, folder=tmp_path, PAGE_TOKEN="the-right-one-of-this-page") as (_, url),
-        opened(browser, "about:blank") as (page, _),
-    ):
+    with opened(browser, "about:blank") as (page, _):
         page.add_init_script(refusing)
-        page.goto(url)
-        page.get_by_role("textbox", name="Token").fill("the-right-one-of-this-page", timeout=PATIENCE_MS)
+        page.goto(with_token)
+        page.get_by_role("textbox", name="Token").fill(PAGE_TOKEN, timeout=PATIENCE_MS)
         page.keyboard.press("Enter")
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
 
 
-def test_a_hidden_tab_sends_no_request(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("")
-    with (
-        listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=tmp_path) as (_, url),
-        opened(browser, url) as (page, seen),
-    ):
+def test_a_hidden_tab_sends_no_request(browser: Browser, idle: str) -> None:
+    with opened(browser, idle) as (page, seen):
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
         page.evaluate(
             "hidden => {"
@@ -265,7 +267,7 @@ def test_a_run_of_imports_shows_how_many_rows_are_to_be_started_and_are_under_wa
 ) -> None:
     lines = [f"https://cdn.example.com/{number:02}.png,{number:02}" for number in range(30)]
     (tmp_path / "rows.csv").write_text("\n".join(["url,sku", *lines]) + "\n")
-    with hubspot(tmp_path / "hubspot", "--durations", "fixed:3600", imports=1) as simulated:
+    with hubspot("--durations", "fixed:3600", imports=1) as simulated:
         flags = ("--set", "access=PRIVATE", "--set", "folderPath=/p", "--trial", "20", "--base-url", simulated.url)
         with (
             listening("rows.csv", *flags, command="import", folder=tmp_path) as (_, url),

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import Seen, opened
 from tests.support.page import LIVE, PATIENCE_MS, assert_readable, listening, number, rows, shown, sums_of
-from tests.support.processes import Hubspot, hubspot, records, run, wait_until
+from tests.support.processes import Hubspot, hubspot, records, run_here, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -67,7 +67,7 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
     browser: Browser, tmp_path: Path
 ) -> None:
     (tmp_path / "refuse").touch()
-    with hubspot(tmp_path / "hubspot", *FATES, imports=TASKS) as simulated:
+    with hubspot(*FATES, imports=TASKS) as simulated:
         args = (str(write_rows(simulated, tmp_path)), "--follow", "--sink", "jsonl:finished.jsonl", "--sink", REFUSING)
         with (
             listening(*args, "--base-url", simulated.url, folder=tmp_path) as (_, url),
@@ -184,9 +184,9 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
 
 def test_a_state_without_its_run_is_searched_but_not_changed(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "refuse").touch()
-    with hubspot(tmp_path / "hubspot", *FATES, imports=TASKS) as simulated:
+    with hubspot(*FATES, imports=TASKS) as simulated:
         sinks = ("--sink", "jsonl:finished.jsonl", "--sink", REFUSING)
-        run("run", str(write_rows(simulated, tmp_path)), *sinks, "--base-url", simulated.url, folder=tmp_path)
+        run_here("run", str(write_rows(simulated, tmp_path)), *sinks, "--base-url", simulated.url, folder=tmp_path)
     done = records(tmp_path / "finished.jsonl")
     with shown(folder=tmp_path) as url, opened(browser, f"{url}#/tasks?landed=false&host={HOSTS[0]}") as (page, seen):
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
@@ -203,10 +203,10 @@ def test_a_state_without_its_run_is_searched_but_not_changed(browser: Browser, t
 
 def test_a_row_cannot_put_code_or_a_link_of_its_own_into_the_page(browser: Browser, tmp_path: Path) -> None:
     hostile = "javascript:alert(1)//<img src=x onerror=alert(1)>"
-    with hubspot(tmp_path / "hubspot", "--fate", "canceled=1", imports=1) as simulated:
+    with hubspot("--fate", "canceled=1", imports=1) as simulated:
         (task_id,) = simulated.take(1)
         (tmp_path / "ids.csv").write_text(f'task_id,url,"{hostile}"\n{task_id},{hostile},x\n')
-        run("run", "ids.csv", "--base-url", simulated.url, folder=tmp_path)
+        run_here("run", "ids.csv", "--base-url", simulated.url, folder=tmp_path)
     with shown(folder=tmp_path) as url, opened(browser, f"{url}#/tasks?q=javascript") as (page, seen):
         page.get_by_role("link", name=task_id).click()
         expect(page.get_by_role("dialog")).to_contain_text(hostile, timeout=PATIENCE_MS)
@@ -219,7 +219,7 @@ def test_a_row_cannot_put_code_or_a_link_of_its_own_into_the_page(browser: Brows
 def test_tasks_are_read_again_after_another_view_was_shown_while_they_were_read(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with hubspot(tmp_path / "hubspot", imports=6) as simulated:
+    with hubspot(imports=6) as simulated:
         ids = simulated.ids_file(tmp_path, 3)
         args = (str(ids), "--follow", "--base-url", simulated.url)
         with listening(*args, folder=tmp_path) as (_, url), opened(browser, f"{url}#/tasks") as (page, _):
@@ -237,8 +237,8 @@ def test_tasks_are_read_again_after_another_view_was_shown_while_they_were_read(
 
 
 def test_a_task_is_shown_also_where_an_instant_of_hubspot_s_is_none(browser: Browser, tmp_path: Path) -> None:
-    with hubspot(tmp_path / "hubspot", imports=1) as simulated:
-        run("run", str(simulated.ids_file(tmp_path, 1)), "--base-url", simulated.url, folder=tmp_path)
+    with hubspot(imports=1) as simulated:
+        run_here("run", str(simulated.ids_file(tmp_path, 1)), "--base-url", simulated.url, folder=tmp_path)
 
     def without_instant(route: Route) -> None:
         task = route.fetch().json()
