@@ -791,7 +791,10 @@ def values_in(part: object, path: str = "", seen: frozenset[int] = frozenset()) 
         for key, value in part.items():
             yield from values_in(value, f"{path}[{key}]", seen)
     elif isinstance(part, Sequence | Set | deque):
-        yield from chain.from_iterable(values_in(value, f"{path}[]", seen) for value in part)
+        numbers = {value for value in part if isinstance(value, int | float)}  # what is learned has ten thousands
+        yield f"{path}[]", repr(sorted(numbers))
+        others = (value for value in part if not isinstance(value, int | float))
+        yield from chain.from_iterable(values_in(value, f"{path}[]", seen) for value in others)
     elif type(part).__module__.startswith(LIVE) and not isinstance(part, COUNTS) and id(part) not in seen:
         names = chain(getattr(part, "__dict__", ()), *(getattr(base, "__slots__", ()) for base in type(part).__mro__))
         for name in names:
