@@ -288,8 +288,8 @@ TIMING_BUGS = (
     Bug(
         name="the-difference-of-the-clocks-counts-twice",
         file="poller/schedule/account.py",
-        old="requested_at = named_at - skew_s",
-        new="requested_at = named_at + skew_s",
+        old="requested_by_our_clock(task, named_at - skew_s)",
+        new="requested_by_our_clock(task, named_at + skew_s)",
         tests=LINES,
     ),
     Bug(

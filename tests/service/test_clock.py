@@ -41,7 +41,7 @@ async def test_a_jump_ends_no_task_early_misses_no_poll_and_is_logged_once(
 ) -> None:
     scenario = replace(SHORT, fates={Fate.UNKNOWN: 0.1, Fate.NEVER: 0.1})
     simulation = Simulation(tmp_path, clock, scenario)
-    ids = simulation.write_ids(120)
+    ids = simulation.write_ids(60)
     simulation.clock = wall = JumpingClock(clock)
     polled: defaultdict[str, list[float]] = defaultdict(list)
 

@@ -61,7 +61,7 @@ async def test_an_input_that_is_refused_for_its_content_in_the_middle_of_a_run_l
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(**SLOW))
-    settings = imports(write_rows(tmp_path, "a.csv", 500))
+    settings = imports(write_rows(tmp_path, "a.csv", 250))
     assert await run_with_late(simulation, write_without_column(tmp_path), settings) is Exit.NO_INPUT
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith(f"poller: {tmp_path}/bad.csv: there is no URL column")
@@ -69,7 +69,7 @@ async def test_an_input_that_is_refused_for_its_content_in_the_middle_of_a_run_l
     assert (starts.lost, starts.unsure) == (0, 0)
     assert starts.accepted == simulation.api.stats().starts_accepted > 3
     assert await simulation.run(None, settings) is Exit.ALL_COMPLETE
-    assert simulation.api.stats().files == 500
+    assert simulation.api.stats().files == 250
 
 
 async def test_an_input_that_is_refused_ends_with_65_also_where_nothing_is_left(tmp_path: Path, clock: Clock) -> None:

@@ -63,10 +63,10 @@ def posts_by_url(simulation: Simulation) -> dict[str, list[float]]:
 
 async def test_rows_become_files_once_each_within_the_limit(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario())
-    assert await simulation.run(write_rows(tmp_path, 300), flags()) is Exit.ALL_COMPLETE
+    assert await simulation.run(write_rows(tmp_path, 150), flags()) is Exit.ALL_COMPLETE
     stats = simulation.api.stats()
-    assert_each_row_has_one_outcome(simulation, 300)
-    assert (stats.starts_total, stats.starts_max, stats.files, stats.files_twice) == (300, 1, 300, 0)
+    assert_each_row_has_one_outcome(simulation, 150)
+    assert (stats.starts_total, stats.starts_max, stats.files, stats.files_twice) == (150, 1, 150, 0)
     assert (stats.throttled_total, stats.max_in_window <= 100) == (0, True)
     await assert_the_ledger_balances(simulation)
     record = simulation.records()[0]
@@ -294,7 +294,7 @@ async def test_while_rows_wait_the_limit_is_used_and_never_passed(tmp_path: Path
         return reply
 
     simulation.api.stage, began_at = stage, clock()
-    assert await simulation.run(write_rows(tmp_path, 500), flags(trial=0)) is Exit.ALL_COMPLETE
+    assert await simulation.run(write_rows(tmp_path, 300), flags(trial=0)) is Exit.ALL_COMPLETE
     last_start_at = max(at for at, method in asked_at if method == "POST")
     used = sum(at <= last_start_at for at, _ in asked_at) / (10 * (last_start_at - began_at))
     assert used >= 0.97

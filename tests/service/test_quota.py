@@ -78,17 +78,17 @@ async def test_beside_another_client_that_takes_30_of_100_both_make_progress_and
 
     async def other() -> None:
         await asyncio.sleep(30)
-        for _ in range(600 * 3):
+        for _ in range(300 * 3):
             theirs.append(simulation.ask_as_another())
             await asyncio.sleep(1 / 3)
 
     async with asyncio.TaskGroup() as group:
         beside = group.create_task(other())
-        ours = await requests_per_s(simulation, simulation.write_ids(100), ALWAYS_DUE, from_s=30, to_s=630)
+        ours = await requests_per_s(simulation, simulation.write_ids(100), ALWAYS_DUE, from_s=30, to_s=330)
         beside.cancel()
-    assert simulation.api.stats().throttled_total <= 6
-    assert theirs.count(429) <= 3
-    assert ours * 600 - len(theirs) > 0.85 * 70 * 60
+    assert simulation.api.stats().throttled_total <= 4
+    assert theirs.count(429) <= 2
+    assert ours * 300 - len(theirs) > 0.85 * 70 * 30
 
 
 async def test_killed_and_restarted_every_3_s_no_window_ever_holds_more_than_the_limit(
@@ -100,12 +100,12 @@ async def test_killed_and_restarted_every_3_s_no_window_ever_holds_more_than_the
     simulation = Simulation(folder, clock, scenario, one_way_s=ONE_WAY_S)
     ids, rng = simulation.write_ids(300), Random(4)
     async with simulation.serving():
-        for _ in range(40):
+        for _ in range(20):
             await simulation.run_for(rng.uniform(2.5, 3.5), ids, ALWAYS_DUE | {"requests": 200, "window_s": 2})
     stats = simulation.api.stats()
     assert stats.throttled_total == 0
     assert stats.max_in_window <= 200
-    assert stats.requests_total > 40 * 20
+    assert stats.requests_total > 20 * 20
 
 
 @pytest.mark.parametrize("limit_from", ["headers", "settings"])
@@ -190,13 +190,13 @@ async def finished_at(folder: Path, clock: Clock, *, accounts: int, tasks: int, 
     return latest
 
 
-async def test_of_200_accounts_a_dead_one_slows_no_other(tmp_path: Path, clock: Clock) -> None:
-    size = {"accounts": 200, "tasks": 5}
+async def test_of_60_accounts_a_dead_one_slows_no_other(tmp_path: Path, clock: Clock) -> None:
+    size = {"accounts": 60, "tasks": 5}
     (tmp_path / "without").mkdir()
     (tmp_path / "beside").mkdir()
     without = await finished_at(tmp_path / "without", clock, **size, dead=None)
     beside = await finished_at(tmp_path / "beside", clock, **size, dead="account-7")
-    assert len(without) == 200
+    assert len(without) == 60
     assert without.keys() - beside.keys() == {"account-7"}
     assert max(beside.values()) <= max(without.values()) + 0.5
     assert all(at <= without[name] + 1 for name, at in beside.items())

@@ -59,7 +59,7 @@ async def test_oauth_tokens_are_renewed_ahead_of_their_end_and_a_rotated_refresh
 ) -> None:
     (tmp_path / "refresh").write_text(REFRESH)
     simulation = Simulation(tmp_path, clock, SLOW)
-    ids = simulation.write_ids(150)
+    ids = simulation.write_ids(80)
     async with asyncio.TaskGroup() as group:
         first = group.create_task(simulation.run(ids, oauth(tmp_path)))
         await asyncio.sleep(200)

@@ -70,7 +70,7 @@ async def test_at_the_start_it_ends_a_finite_run_with_78_within_30_s_and_makes_n
     remedy: str,
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
-    ids = simulation.write_ids(60)
+    ids = simulation.write_ids(20)
     stage_from(simulation, reply, 0.0)
     assert await simulation.run(ids) is Exit.CONFIG
     assert remedy in capsys.readouterr().err
@@ -87,7 +87,7 @@ async def test_later_it_pauses_the_account_by_name_until_it_is_gone(
     tmp_path: Path, clock: Clock, reply: SandboxReply, pause: Pause, remedy: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
-    ids = simulation.write_ids(60)
+    ids = simulation.write_ids(20)
     stage_from(simulation, reply, 15.0, 600.0)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(simulation.run(ids, {"deadline_s": 300}))
@@ -104,7 +104,7 @@ async def test_give_up_s_is_kept_for_every_such_pause(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], reply: SandboxReply, pause: Pause, _remedy: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
-    ids = simulation.write_ids(60)
+    ids = simulation.write_ids(20)
     stage_from(simulation, reply, 15.0)
     assert await simulation.run(ids, {"give_up_s": 60}) is Exit.UNREACHABLE
     assert "account default: no good answer for" in capsys.readouterr().err
@@ -120,7 +120,7 @@ async def test_one_id_that_is_always_refused_is_that_tasks_own_failure(
     tmp_path: Path, clock: Clock, events: Events, reply: SandboxReply, from_the_start: bool
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
-    ids = simulation.write_ids(60)
+    ids = simulation.write_ids(30)
     refused = ids.read_text().splitlines()[1].split(",")[0]
 
     def stage(ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
@@ -165,7 +165,7 @@ async def test_another_accounts_token_is_noticed_before_anything_is_written_and_
     tmp_path: Path, clock: Clock, events: Events, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
-    ids, secret = simulation.write_ids(200), tmp_path / "token"
+    ids, secret = simulation.write_ids(100), tmp_path / "token"
     secret.write_text(f"{OTHERS_TOKEN}\n")
     simulation.api.stage = knows_no_id_by(OTHERS_TOKEN)
     assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.CONFIG
@@ -197,7 +197,7 @@ async def test_another_accounts_token_is_noticed_too_where_an_earlier_run_was_an
     assert (await simulation.sums()).finished == 80
 
 
-@pytest.mark.parametrize("count", [200, 20])
+@pytest.mark.parametrize("count", [100, 20])
 async def test_a_token_file_that_becomes_another_accounts_ends_no_task_and_the_right_one_heals_it(
     tmp_path: Path, clock: Clock, events: Events, count: int
 ) -> None:
@@ -228,11 +228,11 @@ async def test_many_unknown_ids_in_a_row_are_not_found_where_a_task_of_an_earlie
     await simulation.run(simulation.write_ids(20))
     known = simulation.api.stats().requests_total
     unknown = tmp_path / "unknown.txt"
-    unknown.write_text("".join(f"AAAAEZ{number:05}\n" for number in range(200)))
+    unknown.write_text("".join(f"AAAAEZ{number:05}\n" for number in range(100)))
     assert await simulation.run(unknown) is Exit.NOT_ALL_COMPLETE
-    assert Counter(record["kind"] for record in simulation.records()) == {"complete": 20, "not_found": 200}
+    assert Counter(record["kind"] for record in simulation.records()) == {"complete": 20, "not_found": 100}
     assert named(events, "lane.paused") == []
-    assert simulation.api.stats().requests_total - known <= 2 * 200 + 25  # and a few of the known task
+    assert simulation.api.stats().requests_total - known <= 2 * 100 + 25  # and a few of the known task
 
 
 @pytest.mark.parametrize(("count", "trusts"), [(3, False), (30, False), (120, True)])
