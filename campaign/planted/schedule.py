@@ -11,6 +11,13 @@ SCHEDULE_BUGS = (
         tests=("schedule/test_forecast",),
     ),
     Bug(
+        name="the-age-by-a-wrong-clock-ends-tasks",
+        file="poller/engine/lane.py",
+        old="            followed_s=now - self._began_at,\n",
+        new="",
+        tests=("service/test_clock",),
+    ),
+    Bug(
         name="404-believed-at-once",
         file="poller/schedule/policy.py",
         old="    if task.missing_at is not None and now - first_at >= polling.missing_again_s and not holds_unknown:",

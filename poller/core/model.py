@@ -160,6 +160,7 @@ class Running(Struct, frozen=True, kw_only=True, gc=False):
     task_id: str | None = None  # the id in the body
     requested_at: float | None = None  # None where absent or nonsense
     started_at: float | None = None  # the same
+    answered_at: float | None = None  # HubSpot's clock at the answer, by its header `Date`
     correlation_id: str | None = None
 
 

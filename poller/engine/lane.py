@@ -70,7 +70,7 @@ class Lane:
         self._polling = polling
         self._timing = timing
         self._recorder = recorder
-        self._clock = clock
+        self._clock, self._began_at = clock, clock()
         self._rng = rng
         self._give_up = GiveUpWatch(account, limits)
         self._due_tasks = DueTasks(
@@ -88,9 +88,7 @@ class Lane:
         self._notes = AccountNotes(account, store, clock)
         self._witness = Witness()
         self._known_ids = KnownIds()
-        self.on_given_up: Callable[[PollerError], None] = (
-            raise_error  # called for each outcome by which the run should end
-        )
+        self.on_given_up: Callable[[PollerError], None] = raise_error  # for each outcome by which the run should end
 
     def know(self, proof: Proof) -> None:
         """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered, and
@@ -228,6 +226,7 @@ class Lane:
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,
+            followed_s=now - self._began_at,
         )
         self._witness.note(task, outcome, now=now)
         match decision:

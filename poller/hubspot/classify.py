@@ -24,7 +24,7 @@ from poller.core.model import (
 )
 from poller.core.text import printable, redacted_url
 from poller.core.timestamps import epoch
-from poller.hubspot.headers import LONGEST_WORD, Headers, correlation_id_of, header, retry_after_s
+from poller.hubspot.headers import LONGEST_WORD, Headers, answered_at, correlation_id_of, header, retry_after_s
 
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
@@ -194,7 +194,7 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
     correlation_id = correlation_id or correlation_id_of({}, document)
     match word:
         case "PENDING" | "PROCESSING" as running:
-            return _running(running, document, correlation_id)
+            return _running(running, headers, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:
             return _finished(final, document, text, correlation_id)
         case "ERROR" if not _ERROR_KEYS.isdisjoint(document):
@@ -202,16 +202,19 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
         case _ if correlation_id is None and _STATUS_KEYS.isdisjoint(document):  # such as a gateway's {"status":"ok"}
             return Unreachable(reason=BadBody.NO_STATUS.value)
         case _:
-            return _running(printable(status)[:LONGEST_WORD], document, correlation_id, known=False)
+            return _running(printable(status)[:LONGEST_WORD], headers, document, correlation_id, known=False)
 
 
-def _running(status: str, document: JsonObject, correlation_id: str | None, *, known: bool = True) -> Running:
+def _running(
+    status: str, headers: Headers, document: JsonObject, correlation_id: str | None, *, known: bool = True
+) -> Running:
     return Running(
         status=status,
         known=known,
         task_id=_task_id(document),
         requested_at=epoch(document.get("requestedAt")),
         started_at=epoch(document.get("startedAt")),
+        answered_at=answered_at(headers),
         correlation_id=correlation_id,
     )
 

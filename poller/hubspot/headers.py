@@ -22,6 +22,7 @@ _LIMITS = tuple(  # `istr`: their lower case is not made again for every answer
     for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
 )
 _CORRELATION = istr("X-HubSpot-Correlation-Id")
+_DATE = istr("Date")
 
 
 def read_limits(headers: Headers) -> RateLimits:
@@ -70,7 +71,17 @@ def retry_after_s(headers: Headers) -> float | None:
     """Return the wait that HubSpot requests. A date counts from the answer's own `Date`, so no clock has to agree."""
     return parse_retry_after(
         header(headers, "Retry-After"),
-        sent_at=http_date(header(headers, "Date")),
+        sent_at=answered_at(headers),
         floor_s=SHORTEST_WAIT_S,
         ceiling_s=LONGEST_WAIT_S,
     )
+
+
+def answered_at(headers: Headers) -> float | None:
+    """Return HubSpot's clock at its answer; None where there is no usable header `Date`."""
+    return _instant(headers.get(_DATE) if isinstance(headers, CIMultiDictProxy) else header(headers, "Date"))
+
+
+@lru_cache(maxsize=16)  # all answers of a second have the same
+def _instant(date: str | None) -> float | None:
+    return http_date(date)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -327,7 +328,8 @@ class SandboxApi:
             Transmission.WHOLE,
             Transmission.STRAY,
         )
-        headers = {"x-hubspot-correlation-id": correlation_id, **limits, **reply.headers}
+        date = formatdate(self._clock(), usegmt=True)
+        headers = {"x-hubspot-correlation-id": correlation_id, "Date": date, **limits, **reply.headers}
         return replace(reply, headers=headers, wait_s=self._latency_s(name))
 
     def _latency_s(self, name: str) -> float:

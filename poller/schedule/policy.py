@@ -25,6 +25,7 @@ POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, for imports of 
 LONGEST_GAP_S = 60.0
 LONGEST_GAP_BY_COST_S = 900.0  # upper bound where the person set `poll_cost_s`, which then decides
 OVERDUE_DOUBLINGS = 2  # past its deadline only one more answer, of another task, is missing: no long gap
+CLOCKS_DIFFER_S = 60.0  # of HubSpot's machines: more is no instant of theirs
 FAILURES_BEFORE_TIMED_OUT = 5  # in a row: then a task whose polls all fail is given up at its deadline
 RARE_FAILURES = 1 / 16  # share of an account's polls
 FEWEST_DOUBLINGS = 1 / 3  # a failed poll, however many of the others fail, lengthens the gap
@@ -82,6 +83,7 @@ def decide(
     polling: Polling,
     rng: Random,
     learned_gap_s: float | None = None,
+    followed_s: float = math.inf,
 ) -> Decision:
     """Return what to do with `task` after `outcome`.
 
@@ -89,16 +91,20 @@ def decide(
     paused, so that a failed poll is not this task's. `others_answered`: other tasks were answered since this one's poll
     failed before; only then a failed poll may end it. `holds_unknown`: an unknown id is no outcome yet.
     `failed_share` of the account's latest polls failed: the more, the less one failed poll says about its task.
-    `learned_gap_s` is learned timing's gap for a running task.
+    `learned_gap_s` is learned timing's gap for a running task. `followed_s`: for how long this run has followed the
+    account, by its steady clock.
     """
     age_s = age_of(task, now, paused_s)
     overdue = age_s >= polling.deadline_s
     match outcome:
         case Running():
-            if overdue:
+            left_s = polling.deadline_s - age_s
+            if overdue and followed_s < polling.deadline_s:
+                left_s = _left_by_hubspot_s(outcome, polling.deadline_s)
+            if left_s <= 0:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
+            return _poll_again_running(outcome, now, min(gap_s, left_s))
         case Finished():
             return Finish(kind=_finished_kind(outcome, polling))
         case Missing():
@@ -120,6 +126,16 @@ def age_of(task: Task, now: float, paused_s: float) -> float:
     """Return how long a task waits, without its account's pauses; `paused_s` is the account's paused time so far."""
     paused_s = paused_s - task.paused_base_s if paused_s > task.paused_base_s else 0.0
     return now - task.fed_at - paused_s if now - task.fed_at > paused_s else 0.0
+
+
+def _left_by_hubspot_s(outcome: Running, deadline_s: float) -> float:
+    """Return how much of the deadline is left by HubSpot's clock alone, from the request of the import to this answer;
+    0 where that is not known. Our age of a task that an earlier run fed rests on two settings of this machine's clock,
+    of which one may have been wrong; HubSpot's is never less than the true one."""
+    if outcome.answered_at is None or outcome.requested_at is None:
+        return 0.0
+    age_s = outcome.answered_at - outcome.requested_at
+    return deadline_s - age_s if age_s >= -CLOCKS_DIFFER_S else 0.0
 
 
 def _finished_kind(outcome: Finished, polling: Polling) -> Kind:

@@ -143,6 +143,13 @@ def test_a_running_task_has_its_request_instant_or_none(value: object, instant: 
     assert classify(200, JSON, body) == Running(status="PROCESSING", requested_at=instant)
 
 
+def test_an_unfinished_answer_has_hubspots_clock() -> None:
+    body = b'{"status": "PENDING", "requestedAt": "2026-01-05T00:00:00Z"}'
+    at = {**JSON, "Date": "Mon, 05 Jan 2026 00:01:40 GMT"}
+    assert classify(200, at, body) == Running(status="PENDING", requested_at=1767571200.0, answered_at=1767571300.0)
+    assert classify(200, {**JSON, "Date": "yesterday"}, body) == Running(status="PENDING", requested_at=1767571200.0)
+
+
 @pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "EXPIRED", "complete!"])
 def test_an_unknown_word_keeps_the_task_running(word: str) -> None:
     outcome = classify(200, JSON, orjson.dumps({"status": word, "taskId": "A1"}))

@@ -1,5 +1,7 @@
 """What is decided for a task after a poll."""
 
+import math
+from dataclasses import replace as changed
 from random import Random
 
 import pytest
@@ -36,6 +38,7 @@ def decided(
     is_paused: bool = False,
     others_answered: bool = True,
     polling: Polling = POLLING,
+    followed_s: float = math.inf,
 ) -> Finish | PollAgain:
     return decide(
         task,
@@ -47,6 +50,7 @@ def decided(
         holds_unknown=False,
         polling=polling,
         rng=Random(0),
+        followed_s=followed_s,
     )
 
 
@@ -88,6 +92,30 @@ def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed:
 def test_the_last_poll_is_made_at_the_deadline_and_not_after_it() -> None:
     task = make_task(fed_at=NOW - POLLING.deadline_s + 3)
     assert again(decided(task, Running(status="PENDING"))).at == NOW + 3
+
+
+@pytest.mark.parametrize(
+    ("requested_at", "answered_at", "followed_s", "left_s"),
+    [
+        (50.0, 150.0, 10.0, 200.0),  # by HubSpot's clock it is 100 s old
+        (50.0, 49.0, 10.0, 301.0),  # whose machines differ, or which cuts the seconds off
+        (50.0, 350.0, 10.0, None),
+        (50.0, 150.0, 300.0, None),  # this run alone has waited as long as the deadline
+        (50.0, -500.0, 10.0, None),  # no clock of HubSpot's
+        (None, 150.0, 10.0, None),
+        (50.0, None, 10.0, None),
+    ],
+)
+def test_what_an_earlier_run_fed_is_timed_out_once_it_is_as_old_by_hubspots_clock(
+    requested_at: float | None, answered_at: float | None, followed_s: float, left_s: float | None
+) -> None:
+    polling = changed(POLLING, deadline_s=300.0, policy="fixed", longest_gap_s=1000.0)
+    running = Running(status="PENDING", requested_at=requested_at, answered_at=answered_at)
+    decision = decided(make_task(fed_at=NOW - 5000), running, polling=polling, followed_s=followed_s)
+    if left_s is None:
+        assert decision == Finish(kind=Kind.TIMED_OUT)
+    else:
+        assert again(decision).at == NOW + left_s
 
 
 def test_a_task_still_running_at_its_deadline_is_timed_out() -> None:

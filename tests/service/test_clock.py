@@ -138,6 +138,24 @@ async def test_a_clock_that_was_set_right_during_the_run_before_makes_no_task_ol
     assert {record["seen_at"][:10] for record in simulation.records()} == {"2026-01-05"}
 
 
+async def test_a_clock_that_is_wrong_from_one_run_to_the_next_ends_no_task_early(tmp_path: Path, clock: Clock) -> None:
+    """A clock that was set ahead while no run was there looks like a long time without one. HubSpot's tells."""
+    simulation = Simulation(tmp_path, clock, replace(SHORT, fates={Fate.NEVER: 0.1}))
+    ids = simulation.write_ids(60)
+    simulation.clock = wall = JumpingClock(clock)
+    flags = {"deadline_s": 400, "polling": {"policy": "fixed", "longest_gap_s": 20}}
+    async with simulation.serving():
+        await simulation.run_for(30, ids, flags)
+        wall.set_by_s = 3 * DAY
+        await simulation.run_for(10, ids, flags)
+        wall.set_by_s = -2 * DAY
+        await simulation.run_for(10, ids, flags)
+        wall.set_by_s = 0.0
+        assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert 400 <= asyncio.get_running_loop().time() <= 430
+
+
 @pytest.mark.parametrize("jump_s", [-2 * DAY, 2 * DAY])
 async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
     tmp_path: Path, clock: Clock, events: Events, jump_s: float
