@@ -24,7 +24,7 @@ def _done(one: Import, completed_at: float, started_at: float | None = None) -> 
     return replace(one, took_s=completed_at - one.requested_at, started_at=started_at)
 
 
-def _in_order(imports: Iterable[Import], rate: Rate) -> list[Import]:
+def in_order(imports: Iterable[Import], rate: Rate) -> list[Import]:
     """Complete them one after the other."""
     free_at, done = 0.0, []
     for one in imports:
@@ -56,7 +56,7 @@ def _wave(low: float, high: float, period_s: float) -> Rate:
 def fifo(rng: Random) -> list[Import]:
     phase_s = rng.uniform(0, 3600)
     wave = _wave(1.5, 6.0, 5400)
-    return _without_starts(_in_order(_fed(20_000, 5.0), lambda at: wave(at + phase_s)))
+    return _without_starts(in_order(_fed(20_000, 5.0), lambda at: wave(at + phase_s)))
 
 
 def burst(rng: Random) -> list[Import]:
@@ -81,7 +81,7 @@ def workers(count: int, service_s: float) -> Callable[[Random], list[Import]]:
 
 
 def night_and_day(_rng: Random) -> list[Import]:
-    return _without_starts(_in_order(_fed(12_000, 3.0), lambda at: 8.0 if at % 3600 < 1200 else 1.5))
+    return _without_starts(in_order(_fed(12_000, 3.0), lambda at: 8.0 if at % 3600 < 1200 else 1.5))
 
 
 def incident(rng: Random) -> list[Import]:
@@ -118,7 +118,7 @@ def phases(pending: Draw, processing: Draw, count: int = 4000) -> Callable[[Rand
 
 def pending_in_line(rng: Random) -> list[Import]:
     processing = lognormal(5, 0.2)
-    begun = _in_order(_fed(10_000, 4.0), _wave(2.0, 5.0, 3600))
+    begun = in_order(_fed(10_000, 4.0), _wave(2.0, 5.0, 3600))
     return [_done(one, one.completed_at + processing(rng), one.completed_at) for one in begun]
 
 
@@ -145,7 +145,7 @@ def usual(rng: Random, **changes: object) -> list[Import]:
 
 def shuffled(rng: Random) -> list[Import]:
     """A line of imports that were requested at 20 a second, fed an hour later in a random order."""
-    done = _in_order(
+    done = in_order(
         [Import(requested_at=-900 + n / 20, fed_at=0.0, took_s=math.inf) for n in range(10_000)], lambda _at: 6.0
     )
     moved = [replace(one, took_s=one.took_s, started_at=None) for one in done]
@@ -157,7 +157,7 @@ def three_lines(rng: Random) -> list[Import]:
     """Three lines side by side, each of its own pace."""
     imports = [replace(one, attr=rng.choice("abc")) for one in _fed(12_000, 5.0)]
     paces = {"a": _wave(0.8, 2.5, 3000), "b": _wave(0.6, 1.8, 4000), "c": lambda _at: 1.4}
-    done = [each for name, pace in paces.items() for each in _in_order((i for i in imports if i.attr == name), pace)]
+    done = [each for name, pace in paces.items() for each in in_order((i for i in imports if i.attr == name), pace)]
     return sorted(_without_starts(done), key=lambda one: one.fed_at)
 
 
@@ -187,7 +187,7 @@ def newest_first(_rng: Random) -> list[Import]:
 
 def chunks(_rng: Random) -> list[Import]:
     """A line that completes 200 at a time."""
-    done = _in_order(_fed(12_000, 5.0), lambda _at: 4.0)
+    done = in_order(_fed(12_000, 5.0), lambda _at: 4.0)
     ends = [done[min(number // 200 * 200 + 199, len(done) - 1)].completed_at for number in range(len(done))]
     return [_done(one, end) for one, end in zip(done, ends, strict=True)]
 
@@ -195,7 +195,7 @@ def chunks(_rng: Random) -> list[Import]:
 def fast_lane(rng: Random) -> list[Import]:
     imports = _fed(12_000, 5.0)
     quick = {number for number in range(len(imports)) if rng.random() < 0.1}
-    slow = iter(_in_order((one for number, one in enumerate(imports) if number not in quick), lambda _at: 4.0))
+    slow = iter(in_order((one for number, one in enumerate(imports) if number not in quick), lambda _at: 4.0))
     return [
         _done(one, one.requested_at + lognormal(5, 0.3)(rng))
         if number in quick
@@ -207,7 +207,7 @@ def fast_lane(rng: Random) -> list[Import]:
 def line_breaks(rng: Random) -> list[Import]:
     """A line for most of an hour; then the server has grown, and each import takes a time of its own."""
     imports = _fed(12_000, 3.0)
-    line = _in_order(imports[:6000], lambda _at: 2.0)
+    line = in_order(imports[:6000], lambda _at: 2.0)
     ends_at = line[-1].completed_at
     free = [_done(one, max(one.requested_at, ends_at - 600) + lognormal(40, 0.8)(rng)) for one in imports[6000:]]
     return _without_starts([*line, *free])
@@ -220,7 +220,7 @@ def ordered_burst(_rng: Random) -> list[Import]:
 def batches(_rng: Random) -> list[Import]:
     """A tool uploads 500 every quarter of an hour; each batch is worked off, and the line runs empty."""
     imports = [one.moved(900.0 * batch) for batch in range(12) for one in _fed(500, 500.0)]
-    return _without_starts(_in_order(imports, lambda _at: 4.0))
+    return _without_starts(in_order(imports, lambda _at: 4.0))
 
 
 def two_priorities(rng: Random) -> list[Import]:
@@ -248,7 +248,7 @@ def stuck_in_line(rng: Random) -> list[Import]:
     imports = _fed(6000, 4.0)
     stuck = {number for number in range(len(imports)) if rng.random() < 0.1}
     others = (one for number, one in enumerate(imports) if number not in stuck)
-    done = iter(_in_order(others, _wave(2.0, 5.0, 3000)))
+    done = iter(in_order(others, _wave(2.0, 5.0, 3000)))
     return [one if number in stuck else replace(next(done), started_at=None) for number, one in enumerate(imports)]
 
 

@@ -41,7 +41,7 @@ structlog.configure(
     processors=[
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
-        structlog.processors.KeyValueRenderer(key_order=["log_level", "event"]),
+        structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
     ]
 )
 

@@ -12,6 +12,20 @@ FENCE, TURNS = ("store/test_fleet_fence",), ("engine/fleet/test_turns",)
 
 FLEET_BUGS = (
     Bug(
+        name="pruning-before-the-order-of-records",
+        file="poller/store/postgres/outbox.py",
+        old='f"SELECT pg_advisory_xact_lock({RECORD_ORDER}); LOCK TABLE',
+        new='f"LOCK TABLE',
+        tests=("store/test_fleet_sinks",),
+    ),
+    Bug(
+        name="a-taken-sink-locked-against-recording",
+        file="poller/store/postgres/fleet/sinks.py",
+        old="FOR NO KEY UPDATE SKIP LOCKED",
+        new="FOR UPDATE SKIP LOCKED",
+        tests=("store/test_fleet_sinks",),
+    ),
+    Bug(
         name="a-member-trusts-itself-forever",
         file="poller/engine/fleet/trust.py",
         old="        return self.age_s < self._trust_s\n",
@@ -49,8 +63,8 @@ FLEET_BUGS = (
     Bug(
         name="records-are-numbered-in-no-order",
         file=WRITER,
-        old='    f"SELECT pg_advisory_xact_lock({_ORDER});"  # noqa: S608 - a constant\n    " WITH new',
-        new='    f"SELECT {_ORDER};"  # noqa: S608 - a constant\n    " WITH new',
+        old='    f"SELECT pg_advisory_xact_lock({RECORD_ORDER});"  # noqa: S608 - a constant\n    " WITH new',
+        new='    f"SELECT {RECORD_ORDER};"  # noqa: S608 - a constant\n    " WITH new',
         tests=FENCE,
     ),
     Bug(

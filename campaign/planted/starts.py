@@ -10,6 +10,20 @@ SERVICE = ("service/test_imports",)
 
 START_BUGS = (
     Bug(
+        name="starts-are-never-held-back",
+        file="poller/schedule/lost_starts.py",
+        old="        if self._in_a_row < LOST_IN_A_ROW:",
+        new="        if True:",
+        tests=SERVICE,
+    ),
+    Bug(
+        name="a-start-of-ours-is-as-old-as-hubspot-says",
+        file="poller/schedule/seen.py",
+        old="    return min(max(requested_at, task.fed_at - LONGEST_START_S), task.fed_at)",
+        new="    return requested_at",
+        tests=SERVICE,
+    ),
+    Bug(
         name="a-restart-forgets-the-trials-unsure-rows",
         file="poller/engine/import_progress.py",
         old="[] if self._trial.is_over else await self._starts.unsure_due(self._account, size)",

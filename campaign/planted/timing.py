@@ -18,15 +18,15 @@ TIMING_BUGS = (
     Bug(
         name="only-the-first-standstill-is-noticed",
         file="poller/schedule/standstill.py",
-        old="        self._expected, self._polls, self._singles = 0.0, 0, 0\n        self._keys.clear()",
-        new="        self._keys.clear()",
+        old="        self._expected, self._polls, self._singles, self._since_met = 0.0, 0, 0, 0",
+        new="        self._singles = 0",
         tests=STANDSTILL,
     ),
     Bug(
         name="a-standstill-without-missing-imports",
         file="poller/schedule/standstill.py",
-        old="if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):",
-        new="if self._expected >= 0:",
+        old="return LEAST_S if is_rest or self._expected >= EXPECTED else math.inf",
+        new="return LEAST_S",
         tests=STANDSTILL,
     ),
     Bug(
@@ -72,10 +72,24 @@ TIMING_BUGS = (
         tests=STANDSTILL,
     ),
     Bug(
-        name="quick-imports-stand-still-as-late-as-slow-ones",
+        name="polls-before-a-late-find-show-nothing",
         file="poller/schedule/standstill.py",
-        old="return length_s >= (LEAST_S_OF_MOST if",
-        new="return length_s >= (LEAST_S_OF_FEW if",
+        old="        elif in_vain[0][0] <= completed_at:\n            self._forget_until(completed_at)",
+        new="        else:\n            self._start_over()",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="time-before-a-completion-counts",
+        file="poller/schedule/standstill.py",
+        old="if before_at < self._completed_at < now:",
+        new="if False:",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="first-polls-alone-make-a-standstill",
+        file="poller/schedule/standstill.py",
+        old="is_met = self._since_met >= MET * tasks and",
+        new="is_met =",
         tests=STANDSTILL,
     ),
     Bug(
@@ -88,7 +102,7 @@ TIMING_BUGS = (
     Bug(
         name="tasks-fed-in-a-standstill-do-not-count",
         file="poller/schedule/standstill.py",
-        old="self._new = RECENT * self._new + (key not in self._keys)",
+        old="self._new = RECENT * self._new + (times == 0)",
         new="self._new = 0.0",
         tests=STANDSTILL,
     ),
@@ -160,8 +174,8 @@ TIMING_BUGS = (
     Bug(
         name="a-put-off-passes-the-deadline",
         file="poller/schedule/account.py",
-        old="way_s = min(way_s, task.fed_at + self.deadline_s - now)",
-        new="way_s = min(way_s, math.inf)",
+        old="return max(0.0, min(way_s, task.fed_at + self.deadline_s - now))",
+        new="return max(0.0, way_s)",
         tests=LINES,
     ),
     Bug(
@@ -171,7 +185,28 @@ TIMING_BUGS = (
         new="on_commit=lambda: None,",
         tests=("store/test_store",),
     ),
+    Bug(
+        name="stuck-imports-are-put-off-each-minute",
+        file="poller/schedule/account.py",
+        old="or (after_s > 0 and way_s > LONGEST_PUT_OFF_S):",
+        new="or False:",
+        tests=LINES,
+    ),
     # --- lines
+    Bug(
+        name="a-line-begins-with-what-it-passed",
+        file="poller/schedule/line.py",
+        old="        if place <= self._place:\n            return",
+        new="        pass",
+        tests=LINES,
+    ),
+    Bug(
+        name="a-line-is-where-imports-were-found-last",
+        file="poller/schedule/line.py",
+        old="sorted(self._done, key=itemgetter(1))[-ANCHORED:]",
+        new="sorted([*self._done][-2 * ANCHORED :], key=itemgetter(1))[-ANCHORED:]",
+        tests=LINES,
+    ),
     Bug(
         name="a-line-runs-backwards",
         file="poller/schedule/line.py",

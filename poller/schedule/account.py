@@ -43,7 +43,7 @@ class AccountTiming:
         self.by_feeding = LineClock(LinePlanner(tradeoff, known.by_feeding), known.evidence_by_feeding)
         self.by_request = LineClock(LinePlanner(tradeoff, known.by_request), known.evidence_by_request)
         self.by_start = PhaseClock(tradeoff, known.by_start, known.evidence_by_start)
-        self.standstill = Standstill(tradeoff.cap_s, is_new=not known.ages.finished)
+        self.standstill = Standstill(tradeoff.cap_s)
         self._stood_until = -math.inf  # tasks that were due until then waited for the standstill's end
         self.skew = Skew()
         self._waits = Waits()
@@ -73,21 +73,21 @@ class AccountTiming:
         way_s = self._way_s(task, now)
         if way_s <= 0:
             return 0.0
-        way_s = min(way_s, task.fed_at + self.deadline_s - now)
-        return _part_of(way_s) if way_s > 0 else 0.0
+        return max(0.0, min(way_s, task.fed_at + self.deadline_s - now))
 
     def _way_s(self, task: Task, now: float) -> float:
         """Return how long it is until the poll, as far as is known now."""
         spot = self._spot(task, None if task.requested_at is None else task.requested_at - self.skew.seconds)
         if spot is None:
-            return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
+            return _part_of(task.fed_at + self.planner.first_poll_s - now, 0.0) if task.polls == 0 else 0.0
         planner, from_at = spot.planner, task.fed_at if task.seen_at is None else task.seen_at
         before_s, after_s = from_at - spot.done_at, now - spot.done_at
         if spot.chance(task, now) > PROBABLE:
             return 0.0
         if planner.runs_ahead(spot.place, after_s, task.key):
             return 0.0
-        return from_at + planner.gap_s(before_s, task.key, is_first=task.seen_at is None) - now
+        way_s = from_at + planner.gap_s(before_s, task.key, is_first=task.seen_at is None) - now
+        return _part_of(way_s, after_s)
 
     def chance(self, task: Task, now: float) -> float:
         """Return how likely it is that a poll finds the import finished."""
@@ -145,7 +145,8 @@ class AccountTiming:
         if spot is None:
             gap_s = self._gap_by_age_s(seen)
             return min(gap_s, LONGEST_PUT_OFF_S) if self._stood_until == now else gap_s  # its end may come before
-        return _part_of(spot.planner.gap_s(now - spot.done_at, task.key, notes=LONGEST_PUT_OFF_S))
+        after_s = now - spot.done_at
+        return _part_of(spot.planner.gap_s(after_s, task.key, notes=LONGEST_PUT_OFF_S), after_s)
 
     def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
         """Return what a poll showed, by our clock, of which it shows something, too."""
@@ -213,12 +214,14 @@ class AccountTiming:
                 by_line = likelihood if decides is self.by_request else by_line
             self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed: explained as well
         if is_done:
-            self.standstill.finished(seen.now)
+            # under a limit, a line is polled where it was: that nothing later is known shows no halt
+            self.standstill.finished(seen.now, seen.until_at if by_line is None else seen.now)
         else:
             chance = -math.expm1(by_age if by_line is None else by_line)
-            deadline_at = task.fed_at + self.deadline_s
-            is_in_line = by_line is not None
-            self.standstill.unfinished(task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=is_in_line)
+            deadline_at, is_in_line = task.fed_at + self.deadline_s, by_line is not None
+            self.standstill.unfinished(
+                task.key, chance, before_at=seen.before_at, now=seen.now, deadline_at=deadline_at, is_in_line=is_in_line
+            )
         if seen.started_at is not None:
             was_seen = task.started_at is not None
             likelihood = self.by_start.learn(seen.started_at, seen.before_at, seen.until_at, is_done, was_seen)
@@ -336,8 +339,9 @@ class AccountTiming:
         )
 
 
-def _part_of(way_s: float) -> float:
-    """Return after how much of a long way to ask again whether it is still right."""
-    if way_s <= SHORTEST_PUT_OFF_S:
+def _part_of(way_s: float, after_s: float) -> float:
+    """Return after how much of a long way to ask again whether it is still right: it always is where the line has
+    passed the import so long ago, `after_s`, that its polls are minutes apart."""
+    if way_s <= SHORTEST_PUT_OFF_S or (after_s > 0 and way_s > LONGEST_PUT_OFF_S):
         return way_s
     return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)

@@ -7,7 +7,6 @@ our clock.
 import math
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from operator import itemgetter
 
 from poller.schedule.hazard import Axis, Hazard, HazardCurve
@@ -99,7 +98,10 @@ class Line:
 
     def requested(self, place: float, at: float) -> None:
         """An import of the line was requested then. Where others were predicted to be completed long before, it waits
-        for none of them: the line ran empty and begins with it. A single one may be wrong."""
+        for none of them: the line ran empty and begins with it. A single one may be wrong. Of what the line has passed
+        long ago, a slightly wrong pace predicts a completion before its request."""
+        if place <= self._place:
+            return
         predicted_at = self.predicted_at(place) - min(self._shift_s, 0.0)
         if at - predicted_at < max(IDLE_S, IDLE_PLACES * self.pace_s):
             if self.empty_before and place > self.empty_before[0][0]:
@@ -143,8 +145,9 @@ class Line:
         self.pace_s = max(0.0, seconds / places) if places > 0 else 0.0
 
     def _anchor(self) -> None:
-        """Where the line was at the latest completions."""
-        latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=itemgetter(1))[-ANCHORED:]
+        """Where the line was at the latest completions, however late they were found: under a limit, a hundred imports
+        that are out of order may be found in a row, which were completed long ago."""
+        latest = sorted(self._done, key=itemgetter(1))[-ANCHORED:]
         places = sorted([place for place, _ in latest])
         self._place, self._at = _middle(places), _middle([at for _, at in latest])
         self._far = places[int(len(places) * FAR)]

@@ -125,7 +125,7 @@ def _play(
 ) -> tuple[int, float, list[float]]:
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     queue = _Queue(len(courses), 0.0 if learned is None else learned.first_poll_s)
-    standstill = Standstill(is_new=learned is not None and not learned.hazard.finished)
+    standstill = Standstill()
     after_s = gap_s if learned is None else learned.gap_s
     polls, now, stood_until, late_s = 0, -spacing_s, -math.inf, []
 
@@ -150,9 +150,10 @@ def _play(
             if each.polls:
                 learned.pressure.waited(max(0.0, now - max(each.due_at, stood_until)))
             if course.took_s <= age_s:
-                standstill.finished(now)
+                standstill.finished(now, now - (age_s - course.took_s))
             else:
-                standstill.unfinished(each.number, chance(each), now=now, deadline_at=math.inf)
+                before_at = now - (age_s - each.before_s)
+                standstill.unfinished(each.number, chance(each), before_at=before_at, now=now, deadline_at=math.inf)
             _learn(learned, course, each.before_s, age_s, now)
         if course.took_s <= age_s:
             late_s.append(min(age_s - course.took_s, now))

@@ -5,21 +5,22 @@ Time in which the account was paused shows nothing and does not count.
 """
 
 import math
+from collections import deque
 
-EXPECTED = 12.0  # finished imports that the polls since the last one should have found
 LEAST_POLLS = 30
-LEAST_S = 60.0  # since the first of these polls, pauses excluded …
-POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
-LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished …
-NEW, EXPECTED_OF_NEW = 40, 6.0  # … or where of so many tasks none was ever found finished, and so many should have been
-FED_OF_NEW = 0.3  # … once so many polls of each came after the last new one: while tasks are fed, first polls show most
-MANY, MANY_EACH = 150, 2.0  # … or, of so many tasks that were polled so often, and after `LEAST_S`, …
-EXPECTED_OF_MANY = 3.0  # … so many missing ones: what is left hardly ever finishes …
-EXPECTED_OF_MANY_IN_LINE = 1.0  # … all the less where others have overtaken it
-HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
-HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
+EXPECTED = 12.0  # finished imports that the polls since the latest completion should have found, and …
+LEAST_S = 60.0  # … the time since the first of these polls, pauses excluded; or else:
+POLLS_EACH = 1.25  # so many polls of each task, and …
+LEAST_S_OF_ALL = 3.0  # … this long; …
+EXPECTED_OF_ALL = 8.0  # … fewer missing imports, once …
+MET = 0.3  # … so many polls of each came after the first one of any: while tasks are fed, first polls show most; …
+LEAST_S_OF_LINE, HALTS = 10.0, 2.0  # … in a line: this long, and so many times as long as it halted lately …
+HALTED = 6.0  # … while so many finished imports were missing: the last ones of a run are slow, which is no halt
 FADING = 0.9995  # of the longest halt, with each finished import: many may be completed at once
+MANY, MANY_EACH, EXPECTED_OF_MANY = 150, 2.0, 3.0  # of so many tasks, so many polls of each and missing imports suffice
+EXPECTED_OF_MANY_IN_LINE = 1.0  # … or so many: others have overtaken what is left of a line
 FEW = 4000  # tasks at most that are distinguished
+MOST_IN_VAIN = 5000  # polls that are remembered one by one
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
 LEAST_LEFT = 0.3  # polls of each that are left for the hour, however many were made before the standstill was noticed
@@ -32,18 +33,23 @@ DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once th
 
 
 class Standstill:
-    """Follows the polls of one account since a poll last found an import finished."""
+    """Follows the polls of one account since the latest completion that is known.
 
-    def __init__(self, longest_gap_s: float = math.inf, *, is_new: bool = False) -> None:
-        """`longest_gap_s`: the most time between two single polls that the person wants. `is_new`: no import of the
-        account was ever found finished."""
+    Polls find what was completed before they are made: those in vain after that completion, not only those after the
+    poll that found it, show that nothing has finished since.
+    """
+
+    def __init__(self, longest_gap_s: float = math.inf) -> None:
+        """`longest_gap_s`: the most time between two single polls that the person wants."""
         self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)
-        self._is_new = is_new
-        self.since = math.inf  # the first poll after the last finished import; infinity: none was made
+        self.since = math.inf  # the first poll in vain after the latest completion; infinity: none was made
+        self._completed_at = -math.inf  # the latest completion
+        # the polls in vain since: when, `paused_s` then, chance, task
+        self._in_vain: deque[tuple[float, float, float, int]] = deque(maxlen=MOST_IN_VAIN)
+        self._keys: dict[int, int] = {}  # the tasks of these polls, `FEW` at most, and how often each was polled
         self._expected = 0.0
         self._polls = self._singles = 0  # all, and single ones
-        self._polls_when_fed = 0  # when a task was polled for the first time last
-        self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
+        self._since_met = 0  # polls since a task was polled for the first time of these
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
         self._is_in_line = False
@@ -53,67 +59,87 @@ class Standstill:
         self._next_turn_at = -math.inf
         self.deadline_at = math.inf  # when the deadline of a task may have passed: such tasks are polled as ever
 
-    def finished(self, now: float) -> None:
+    def finished(self, now: float, completed_at: float) -> None:
         """A poll found an import finished."""
-        self._is_new = False
         self._halt_s *= FADING
-        if self._expected >= HALTED:
-            self._halt_s = max(self._halt_s, self.length_s(now))
+        if completed_at > self._completed_at:
+            if self._expected >= HALTED:
+                self._halt_s = max(self._halt_s, self.length_s(now) - (now - completed_at))
+            self._completed_at = completed_at
+        in_vain = self._in_vain
+        if self._singles or not in_vain or in_vain[-1][0] <= completed_at:
+            self._start_over()
+        elif in_vain[0][0] <= completed_at:
+            self._forget_until(completed_at)
+
+    def _start_over(self) -> None:
         self.since = self.deadline_at = math.inf
-        self._expected, self._polls, self._singles = 0.0, 0, 0
+        self._expected, self._polls, self._singles, self._since_met = 0.0, 0, 0, 0
+        self._in_vain.clear()
         self._keys.clear()
-        self._polls_when_fed = 0
         self._turns = self._new = 0.0
         self._is_turn = False
 
-    def unfinished(self, key: int, chance: float, *, now: float, deadline_at: float, is_in_line: bool = False) -> None:
-        """A poll found the import `key` unfinished. `chance`: by what was learned, that it is finished by now.
-        `is_in_line`: that is known from a line, which may halt for a while."""
+    def _forget_until(self, completed_at: float) -> None:
+        """Forget the polls before a completion: they show nothing of the time after it."""
+        in_vain, keys = self._in_vain, self._keys
+        while in_vain[0][0] <= completed_at:
+            _, _, chance, key = in_vain.popleft()
+            self._expected -= chance
+            self._polls -= 1
+            times = keys.get(key, 0)
+            if times > 1:
+                keys[key] = times - 1
+            elif times:
+                del keys[key]
+        self.since, self._paused_before_s = in_vain[0][:2]
+
+    def unfinished(
+        self, key: int, chance: float, *, before_at: float, now: float, deadline_at: float, is_in_line: bool = False
+    ) -> None:
+        """A poll found the import `key` unfinished. `chance`: by what was learned, that it finishes between `before_at`
+        and now. `is_in_line`: that is known from a line, which may halt for a while."""
+        times = self._keys.get(key, 0)
         if self._is_turn:
             self._is_turn = False
             self._singles += 1
             self._turns = RECENT * self._turns + 1
-            self._new = RECENT * self._new + (key not in self._keys)
+            self._new = RECENT * self._new + (times == 0)
         if self._polls == 0:
             self.since, self._paused_before_s = now, self.paused_s
         if now < deadline_at < self.deadline_at:
             self.deadline_at = deadline_at
+        if before_at < self._completed_at < now:
+            chance *= (now - self._completed_at) / (now - before_at)
         self._expected += chance
         self._polls += 1
         self._is_in_line = is_in_line
-        if len(self._keys) < FEW and key not in self._keys:
-            self._keys.add(key)
-            self._polls_when_fed = self._polls
+        if self._singles == 0:
+            self._in_vain.append((now, self.paused_s, chance, key))
+        self._since_met = self._since_met + 1 if times else 0
+        if times or len(self._keys) < FEW:
+            self._keys[key] = times + 1
 
     @property
     def may_last(self) -> bool:
         """Whether so much is missing that only time must show it."""
-        if self._polls < LEAST_POLLS:
-            return False
-        if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):
-            return True
-        tasks, least = len(self._keys), EXPECTED_OF_MANY_IN_LINE if self._is_in_line else EXPECTED_OF_MANY
-        return tasks >= MANY and self._expected >= least and self._polls >= MANY_EACH * tasks
+        return self._polls >= LEAST_POLLS and self._least_s < math.inf
 
     def lasts(self, now: float) -> bool:
         """Return whether nothing finishes."""
-        if not self.may_last:
-            return False
-        length_s, tasks = self.length_s(now), len(self._keys)
-        are_new = self._are_new
-        is_enough = are_new or self._expected >= EXPECTED
-        if tasks >= FEW or self._polls < POLLS_EACH * tasks or not is_enough:
-            return length_s >= LEAST_S
-        if self._is_in_line:
-            return length_s >= min(max(LEAST_S_OF_FEW, HALTS * self._halt_s), LEAST_S)
-        is_most = are_new or self._expected >= MOST * tasks
-        return length_s >= (LEAST_S_OF_MOST if is_most else LEAST_S_OF_FEW)
+        return self._polls >= LEAST_POLLS and self.length_s(now) >= self._least_s
 
     @property
-    def _are_new(self) -> bool:
-        """Whether none was ever found finished of that many tasks: no busy account is mistaken then."""
-        since_fed = self._polls - self._polls_when_fed
-        return self._is_new and len(self._keys) >= NEW and since_fed >= FED_OF_NEW * len(self._keys)
+    def _least_s(self) -> float:
+        """How long nothing must have finished; infinity: too little is missing."""
+        tasks = len(self._keys)
+        is_met = self._since_met >= MET * tasks and not self._is_in_line
+        least = EXPECTED_OF_ALL if is_met else EXPECTED
+        if self._expected >= least and self._polls >= POLLS_EACH * tasks and tasks < FEW:
+            return min(max(LEAST_S_OF_LINE, HALTS * self._halt_s), LEAST_S) if self._is_in_line else LEAST_S_OF_ALL
+        least = EXPECTED_OF_MANY_IN_LINE if self._is_in_line else EXPECTED_OF_MANY
+        is_rest = self._expected >= least and tasks >= MANY and self._polls >= MANY_EACH * tasks
+        return LEAST_S if is_rest or self._expected >= EXPECTED else math.inf
 
     def length_s(self, now: float) -> float:
         """Return for how long nothing has finished, pauses excluded."""

@@ -161,7 +161,7 @@ async def test_what_was_claimed_ahead_is_not_polled_once_nothing_finishes(clock:
     due = due_tasks(store, clock, timing)
     await due.next()  # claims for all workers
     for key in range(60):
-        timing.standstill.unfinished(key, 0.5, now=clock(), deadline_at=clock() + 86_400)
+        timing.standstill.unfinished(key, 0.5, before_at=clock() - 10, now=clock(), deadline_at=clock() + 86_400)
         await asyncio.sleep(2)
     handed = 0
     with suppress(TimeoutError):

@@ -208,6 +208,35 @@ def test_a_due_task_is_put_off_by_half_of_the_way_at_most_a_minute_never_beyond_
     assert timing.put_off_s(make_task(key=350, fed_at=NOW, missing_at=now), now) == 0.0
 
 
+def test_long_after_its_turn_an_import_is_not_put_off_each_minute() -> None:
+    """One that never finishes was put off once in 46 s for a day, between polls minutes and then an hour apart."""
+    stuck = {9, 19}
+    imports = [replace(one, took_s=math.inf) if n in stuck else one for n, one in enumerate(in_order(20, 0.8, 2.0))]
+    played = play(imports, 10.0, Polling(deadline_s=7200.0))
+    assert played.put_offs <= 100 * len(stuck)  # each 46 s: 340
+
+
+def test_a_line_does_not_begin_with_what_it_has_passed() -> None:
+    """By a pace that is a little wrong, the first import of a burst is predicted to be completed before its request."""
+    line = moving(range(100), pace_s=2.0, start_at=1000.0)
+    before = line.predicted_at(150.0)
+    for place in (1.0, 3.0):
+        line.requested(place, 1100.0)
+    assert line.predicted_at(150.0) == before
+    for place in (1000.0, 1001.0):
+        line.requested(place, 4000.0)
+    assert line.predicted_at(1000.0) == pytest.approx(4002.0)
+
+
+def test_many_old_imports_found_in_a_row_do_not_move_the_line_back() -> None:
+    """Under a limit, those that went before their turn are found together, long after their completion."""
+    line = moving(range(400))
+    for place in range(100, 400, 3):
+        line.completed(float(place), place * 2.0 - 100.0)
+    line.completed(400.0, 800.0)
+    assert line.predicted_at(410.0) == pytest.approx(820.0, abs=10)
+
+
 def finished_at(at: float) -> Finished:
     return Finished(status="COMPLETE", num_errors=0, requested_at=iso(NOW), completed_at=iso(at))
 

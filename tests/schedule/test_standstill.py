@@ -2,27 +2,30 @@
 
 from itertools import pairwise
 from math import inf
+from random import Random
 
 import pytest
 
+from bench.timing_held_up import held_up, polls_in_vain
 from bench.timing_lane import SimulatedLane
 from bench.timing_workloads import Import
 from poller.schedule import AccountTiming, Tradeoff
 from poller.schedule.standstill import (
     EXPECTED,
+    EXPECTED_OF_ALL,
     EXPECTED_OF_MANY,
-    EXPECTED_OF_NEW,
     HALTS,
+    HOUR_S,
     LEAST_LEFT,
     LEAST_POLLS,
     LEAST_S,
-    LEAST_S_OF_FEW,
-    LEAST_S_OF_MOST,
+    LEAST_S_OF_ALL,
+    LEAST_S_OF_LINE,
     LONGEST_GAP_OF_MANY_S,
     LONGEST_GAP_S,
     MANY,
     MANY_EACH,
-    MOST,
+    MET,
     MOST_SHARE,
     POLLS_AN_HOUR,
     POLLS_EACH,
@@ -31,13 +34,25 @@ from poller.schedule.standstill import (
 )
 
 
+def in_vain(standstill: Standstill, key: int, chance: float, at: float, *, is_in_line: bool = False) -> None:
+    """Poll a task that was polled ten seconds before."""
+    standstill.unfinished(key, chance, before_at=at - 10, now=at, deadline_at=86_400_000.0, is_in_line=is_in_line)
+
+
 def standing(
-    chance: float = 0.5, polls: int = 100, over_s: float = 100.0, *, tasks: int = 100, is_in_line: bool = False
+    chance: float = 0.5,
+    polls: int = 90,
+    over_s: float = 100.0,
+    *,
+    tasks: int = 90,
+    from_s: float = 0.0,
+    is_in_line: bool = False,
+    standstill: Standstill | None = None,
 ) -> Standstill:
-    standstill = Standstill()
+    """Poll in vain: by default a busy account, of whose tasks not all were polled yet."""
+    standstill = standstill or Standstill()
     for number in range(polls):
-        now = number * over_s / polls
-        standstill.unfinished(number % tasks, chance, now=now, deadline_at=86_400.0, is_in_line=is_in_line)
+        in_vain(standstill, number % tasks, chance, from_s + number * over_s / polls, is_in_line=is_in_line)
     return standstill
 
 
@@ -45,30 +60,45 @@ def test_it_needs_time_polls_and_finished_imports_that_are_missing() -> None:
     assert standing().lasts(100.0)
     assert not standing().lasts(LEAST_S - 1)
     assert not standing(polls=LEAST_POLLS - 1).lasts(100.0)
-    assert not standing(chance=EXPECTED / 101).lasts(100.0)
+    assert not standing(chance=0.99 * EXPECTED / 90).lasts(100.0)
 
 
 def test_one_finished_import_ends_it_and_all_counts_start_over() -> None:
     standstill = standing()
-    standstill.finished(100.0)
-    for key in range(LEAST_POLLS - 1):
-        standstill.unfinished(key, 1.0, now=1000.0, deadline_at=86_400.0)
+    standstill.finished(100.0, 100.0)
+    standing(1.0, LEAST_POLLS - 1, from_s=1000.0, standstill=standstill)
     assert not standstill.lasts(5000.0)
 
 
 def test_a_second_standstill_is_noticed_like_the_first() -> None:
     standstill = standing()
-    standstill.finished(100.0)
-    for key in range(100):
-        standstill.unfinished(key, 0.5, now=1000.0 + key, deadline_at=86_400.0)
+    standstill.finished(100.0, 100.0)
+    standing(from_s=1000.0, standstill=standstill)
     assert not standstill.lasts(1000.0 + LEAST_S - 1)
     assert standstill.lasts(1100.0)
 
 
-def test_time_before_the_first_poll_in_vain_does_not_count() -> None:
+def test_what_was_completed_before_a_poll_in_vain_does_not_end_it() -> None:
+    """Half of the polls of an incident were made before the last import that had finished before it was found."""
+    standstill = standing()
+    standstill.finished(50.0, -1.0)
+    assert standstill.lasts(LEAST_S)
+    standstill.finished(100.0, 30.0)
+    assert not standstill.lasts(30.0 + LEAST_S)
+    assert standstill.lasts(32.0 + LEAST_S)  # the first poll after that completion was made 31 s after the first of all
+
+
+def test_a_poll_shows_only_what_came_after_the_latest_completion() -> None:
+    """Of the ten seconds since each task was polled before, the latest tenth."""
     standstill = Standstill()
-    for key in range(LEAST_POLLS):
-        standstill.unfinished(key, 1.0, now=100_000.0, deadline_at=186_400.0)
+    standstill.finished(9.0, 9.0)
+    for key in range(200):
+        in_vain(standstill, key, 0.99 * 10 * EXPECTED / 200, 10.0)
+    assert not standstill.lasts(10.0 + LEAST_S)
+
+
+def test_time_before_the_first_poll_in_vain_does_not_count() -> None:
+    standstill = standing(1.0, LEAST_POLLS, 0.0, from_s=100_000.0)
     assert not standstill.lasts(100_000.0 + LEAST_S - 1)
     assert standstill.lasts(100_000.0 + LEAST_S)
 
@@ -76,8 +106,7 @@ def test_time_before_the_first_poll_in_vain_does_not_count() -> None:
 def test_a_pause_is_no_time_in_which_nothing_finishes() -> None:
     standstill = Standstill()
     standstill.paused_s = 500.0  # before
-    for number in range(100):  # 20 s of polls
-        standstill.unfinished(number, 0.5, now=number / 5, deadline_at=86_400.0)
+    standing(over_s=20.0, standstill=standstill)
     standstill.paused_s += 3600.0
     assert not standstill.lasts(3620.0)
     assert standstill.lasts(3660.0)
@@ -85,18 +114,27 @@ def test_a_pause_is_no_time_in_which_nothing_finishes() -> None:
     assert standstill.sleeps_until <= 3660.0 + MOST_SHARE * 60.0  # a minute's length, not an hour's
 
 
+def test_a_pause_before_an_earlier_completion_is_found_is_no_time_either() -> None:
+    standstill = standing(over_s=20.0)
+    standstill.paused_s = 3600.0
+    standstill.finished(3621.0, 5.0)
+    assert standstill.length_s(3621.0) == pytest.approx(16.0, abs=0.5)
+    standing(from_s=3622.0, standstill=standstill)
+    standstill.finished(3723.0, 3621.5)
+    assert standstill.length_s(3723.0) == pytest.approx(101.0, abs=0.5)
+
+
 def gaps_s(
     tasks: int, over_s: int = 3600, *, polls_each: float = POLLS_EACH, longest_gap_s: float = inf
 ) -> list[float]:
     """Return the times between the single polls of a standstill that was noticed after 10 s, until `over_s`."""
     standstill, polls = Standstill(longest_gap_s), int(polls_each * tasks)
-    for number in range(max(polls, LEAST_POLLS)):
-        standstill.unfinished(number % tasks, 0.9, now=10 * number / polls, deadline_at=86_400.0)
+    standing(0.9, max(polls, LEAST_POLLS), 10.0, tasks=tasks, standstill=standstill)
     turns = []
     for tenth in range(100, 10 * over_s):
         if standstill.take_turn(tenth / 10):
             turns.append(tenth / 10)
-            standstill.unfinished(len(turns) % tasks, 0.0, now=tenth / 10, deadline_at=86_400.0)
+            in_vain(standstill, len(turns) % tasks, 0.0, tenth / 10)
     return [later - earlier for earlier, later in pairwise(turns)]
 
 
@@ -121,6 +159,14 @@ def test_an_account_that_knows_nothing_spends_two_polls_of_each_task_in_such_an_
     imports = [Import(requested_at=-0.5, fed_at=0.0, took_s=3600.5) for _ in range(tasks)]
     played = SimulatedLane(imports, AccountTiming("a", Tradeoff()), 60.0, 86_400.0).run()
     assert sum(played.polls) <= (2 + 1) * tasks  # one more finds it finished
+
+
+@pytest.mark.parametrize("kind", ["30 s", "in a line"])
+def test_a_running_account_spends_two_polls_of_each_waiting_task_in_such_an_hour(kind: str) -> None:
+    """Polls in vain, from the latest completion on: some of what was completed is found only then."""
+    imports, begins_at = held_up(kind, 60, Random(3))
+    in_vain_each = polls_in_vain(imports, begins_at, HOUR_S) / 60
+    assert 1.5 <= in_vain_each <= 2.0
 
 
 def test_of_a_few_tasks_an_hour_costs_little_more_than_thirty_polls_in_all() -> None:
@@ -150,71 +196,56 @@ def test_a_longest_gap_of_the_person_is_kept() -> None:
     assert max(gaps_s(10, longest_gap_s=30.0)) == pytest.approx(30.0, abs=0.2)
 
 
-def test_a_few_tasks_are_soon_through() -> None:
+def test_where_each_task_was_polled_in_vain_seconds_are_enough() -> None:
     """An account with nothing learned polls each task every ten seconds: a minute of that is too much."""
-    chance = 0.99 * MOST * 40 / 50
-    standstill = standing(chance, polls=50, over_s=10.0, tasks=40)
-    assert standstill.lasts(LEAST_S_OF_FEW)
-    assert not standing(chance, polls=49, over_s=10.0, tasks=40).lasts(LEAST_S_OF_FEW)
-    assert not standing(chance, polls=50, over_s=9.0, tasks=40).lasts(LEAST_S_OF_FEW - 0.5)
+    chance = 1.01 * EXPECTED_OF_ALL / 52
+    standstill = standing(chance, polls=52, over_s=3.0, tasks=40)
+    assert standstill.lasts(LEAST_S_OF_ALL)
+    assert not standstill.lasts(LEAST_S_OF_ALL - 0.1)
+    assert not standing(1.1 * chance, polls=49, over_s=3.0, tasks=40).lasts(LEAST_S - 1)
+    assert not standing(0.98 * chance, polls=52, over_s=3.0, tasks=40).lasts(LEAST_S)
 
 
-def test_quick_imports_of_which_half_should_be_finished_are_through_sooner() -> None:
-    """Each was polled every three seconds, and more than three times before ten were over."""
-    assert standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST)
-    assert not standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST - 0.5)
-    assert not standing(0.5, polls=49, over_s=4.0, tasks=40).lasts(LEAST_S_OF_FEW)
-
-
-def test_an_account_that_knows_nothing_needs_fewer_missing_imports_until_the_first_one() -> None:
-    def noticed(*, finds: int = 0, tasks: int = 40) -> bool:
-        standstill = Standstill(is_new=True)
-        for _ in range(finds):
-            standstill.finished(0.0)
-        for number in range(52):
-            standstill.unfinished(number % tasks, EXPECTED_OF_NEW / 50, now=number / 13, deadline_at=86_400.0)
-        return standstill.lasts(LEAST_S_OF_MOST + 1)
-
-    assert noticed()
-    assert not noticed(finds=1)
-    assert not noticed(tasks=41), "one of them came eleven polls ago: more may come, whose first polls show most"
-
-
-def test_a_rest_that_never_finishes_is_polled_like_a_standstill() -> None:
-    """Hundreds of stuck imports, of which by what was learned one in a thousand polls should find a finished one."""
-    chance = 1.1 * EXPECTED_OF_MANY / MANY_EACH / MANY
-    assert standing(chance, polls=2 * MANY, tasks=MANY).lasts(100.0)
-    assert not standing(chance, polls=2 * MANY, tasks=MANY).lasts(LEAST_S - 1)
-    assert not standing(chance, polls=2 * MANY - 1, tasks=MANY).lasts(100.0)
-    assert not standing(chance, polls=2 * MANY, tasks=MANY - 1).lasts(100.0)  # a few slow ones may just be slow
-    assert not standing(0.8 * chance, polls=2 * MANY, tasks=MANY).lasts(100.0)
-    overtaken = standing(0.4 * chance, polls=2 * MANY, tasks=MANY, is_in_line=True)
-    assert overtaken.lasts(100.0), "others behind them in a line are finished"
-
-
-def in_vain(standstill: Standstill, from_s: float) -> None:
-    """Poll 40 tasks of a line in vain, over ten seconds."""
+def test_while_tasks_are_fed_more_imports_must_be_missing() -> None:
+    """First polls show most: imports of four minutes, polled by turns, were polled too little to learn from."""
+    chance, fed = 1.01 * EXPECTED_OF_ALL / 60, Standstill()
     for number in range(60):
-        at = from_s + number / 6
-        standstill.unfinished(number % 40, 0.5, now=at, deadline_at=86_400.0, is_in_line=True)
+        in_vain(fed, number // 2 if number < 56 else number - 28, chance, number / 20)  # 32 tasks, the latest ones new
+    assert not fed.lasts(LEAST_S - 1)
+    for number in range(int(MET * 32) + 1):
+        in_vain(fed, number, 0.0, 3.0 + number / 20)
+    assert fed.lasts(4.0)
+
+
+def test_a_rest_that_hardly_finishes_is_polled_like_a_standstill() -> None:
+    """Of hundreds of slow or stuck imports, one in a hundred polls should find a finished one."""
+    chance = 1.01 * EXPECTED_OF_MANY / MANY_EACH / MANY
+    assert standing(chance, polls=int(MANY_EACH * MANY), tasks=MANY).lasts(100.0)
+    assert not standing(chance, polls=int(MANY_EACH * MANY), tasks=MANY).lasts(LEAST_S - 1)
+    assert not standing(chance, polls=int(MANY_EACH * MANY) - 1, tasks=MANY).lasts(100.0)
+    assert not standing(chance, polls=int(MANY_EACH * MANY), tasks=MANY - 1).lasts(100.0)  # a few may just be slow
+    assert not standing(0.98 * chance, polls=int(MANY_EACH * MANY), tasks=MANY).lasts(100.0)
+
+
+def halted(at: float = 0.0, standstill: Standstill | None = None) -> Standstill:
+    """Poll 40 tasks of a line in vain, over ten seconds."""
+    return standing(0.5, 60, 10.0, tasks=40, from_s=at, is_in_line=True, standstill=standstill)
 
 
 def test_a_line_that_did_not_halt_lately_is_held_up_after_seconds() -> None:
     """A minute of polls at the front of a short line cost three polls of each."""
-    standstill = Standstill()
-    in_vain(standstill, 0.0)
-    assert not standstill.lasts(LEAST_S_OF_FEW - 0.1)
-    assert standstill.lasts(LEAST_S_OF_FEW)
+    standstill = halted()
+    assert not standstill.lasts(LEAST_S_OF_LINE - 0.1)
+    assert standstill.lasts(LEAST_S_OF_LINE)
 
 
 @pytest.mark.parametrize(("halt_s", "least_s"), [(20.0, HALTS * 20.0), (50.0, LEAST_S)])
 def test_a_line_that_completes_many_at_once_may_halt_for_longer(halt_s: float, least_s: float) -> None:
-    """Twice as long as it did, however many were completed since; a minute at most."""
-    standstill = Standstill()
-    in_vain(standstill, 0.0)
+    """Twice as long as it did, however late that was found and however many were completed since; a minute at most."""
+    standstill = halted()
     for _ in range(20):
-        standstill.finished(halt_s)
-    in_vain(standstill, halt_s)
+        standstill.finished(halt_s + 5, halt_s)
+    halted(halt_s, standstill)
     assert not standstill.lasts(halt_s + least_s - 1)
     assert standstill.lasts(halt_s + least_s)
 
@@ -226,8 +257,8 @@ def test_polls_at_random_show_how_many_tasks_wait() -> None:
         at = 100.0 + 300 * turn
         assert known.take_turn(at)
         assert grown.take_turn(at)
-        known.unfinished(turn % 40, 0.0, now=at, deadline_at=86_400.0)
-        grown.unfinished(1000 + turn, 0.0, now=at, deadline_at=86_400.0)
+        in_vain(known, turn % 40, 0.0, at)
+        in_vain(grown, 1000 + turn, 0.0, at)
     assert known.gap_s(9000.0) == pytest.approx(3600 / (POLLS_AN_HOUR * 40))
     assert grown.gap_s(9000.0) < 5.0
 
@@ -238,7 +269,7 @@ def test_what_polls_at_random_met_long_ago_counts_no_more() -> None:
     for turn in range(300):
         at = 4000.0 + 60 * turn
         assert standstill.take_turn(at)
-        standstill.unfinished(1000 + turn % 60, 0.0, now=at, deadline_at=864_000.0)
+        in_vain(standstill, 1000 + turn % 60, 0.0, at)
     assert standstill.gap_s(at) == pytest.approx(3600 / (POLLS_AN_HOUR * 100), rel=0.05)
 
 
@@ -247,7 +278,7 @@ def test_it_sleeps_until_the_next_turn_or_a_deadline() -> None:
     gap_s = standstill.gap_s(100.0)
     assert standstill.take_turn(100.0)
     assert standstill.sleeps_until == pytest.approx(100.0 + gap_s)
-    standstill.unfinished(0, 0.5, now=100.0, deadline_at=101.0)
+    standstill.unfinished(0, 0.5, before_at=90.0, now=100.0, deadline_at=101.0)
     assert standstill.sleeps_until == 101.0
     standstill.no_deadline_passed(101.0)
     assert standstill.sleeps_until == pytest.approx(min(100.0 + gap_s, 111.0))

@@ -281,7 +281,7 @@ async def test_a_line_that_was_rejected_as_a_part_of_one_is_read_once_it_is_whol
 async def test_a_random_file_that_grew_in_pieces_while_its_tasks_were_pruned_gives_each_once(
     store: Store, tmp_path: Path, rng: Random
 ) -> None:
-    for number in range(2 * FILES):
+    for number in range(FILES):
         data, options = document(rng), options_of(rng)
         path = tmp_path / f"{number}"
         reading = PrunedReading(store, path, options)

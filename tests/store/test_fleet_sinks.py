@@ -1,6 +1,7 @@
 """Sinks of a fleet: their union is attached, each has one owner or a home, and what members show each other."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import move_sink, open_store, read_store
 from poller.store.postgres.fleet.store import FleetStore
-from tests.support.fleet_members import Open, bury, give, see, take
+from tests.support.fleet_members import Open, bury, give, hold_commits, see, take
 from tests.support.store_makers import feed, finished, ids, kill
 from tests.support.virtual import EPOCH
 
@@ -254,3 +255,42 @@ async def test_a_single_owner_delivers_what_a_fleet_left(open_member: Open, post
     assert ids(batch) == ["x"]
     assert imbalances(await single.sums()) == []
     await single.close()
+
+
+@pytest.mark.parametrize("what", ["take_sinks", "prune", "want_sinks"])
+async def test_a_commit_that_also_concerns_sinks_and_one_of_another_member_do_not_wait_for_each_other(
+    open_member: Open,
+    database: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    events: list[MutableMapping[str, Any]],
+    what: str,
+) -> None:
+    """Each records finished tasks in its last message, for all sinks, and in one order."""
+    a, b = await open_member("a"), await open_member("b")
+    await a.fleet.want_sinks([HOOK], shared=[HOOK])
+    await take(a, "one")
+    await take(b, "two")
+    await feed(a, "x", account="one")
+    await feed(b, "y", account="two")
+    concerning: dict[str, Callable[[], Awaitable[object]]] = {
+        "take_sinks": lambda: b.fleet.take_sinks([HOOK]),
+        "prune": lambda: b.prune(0.0, 9),
+        "want_sinks": lambda: b.fleet.want_sinks([HOOK, FILE], shared=[HOOK]),
+    }
+    is_due, may_go_on = hold_commits(b, monkeypatch)
+    first = asyncio.gather(concerning[what](), b.record([finished(task) for task in await b.claim("two", 1)]))
+    await is_due.wait()
+    tasks = await a.claim("one", 1)
+    a_is_due, a_may_go_on = hold_commits(a, monkeypatch)
+    second = asyncio.ensure_future(a.record([finished(task) for task in tasks]))
+    await a_is_due.wait()
+    a_may_go_on.set()
+    for _ in range(9):
+        await asyncio.sleep(0)  # its last message leaves
+    for _ in range(200):  # until it is there, as far as that can be seen: some milliseconds
+        if database.execute("SELECT count(*) FROM pg_locks WHERE classid = 1349479538").fetchone() != (0,):
+            break
+    may_go_on.set()
+    await asyncio.gather(first, second)
+    assert [event["reason"] for event in events if event["event"] == "store.unwritable"] == []
+    assert sorted(ids(await a.undelivered(HOOK, 9))) == ["x", "y"]

@@ -94,6 +94,8 @@ def _move_token(options: dict[str, Any], where: str, tokens: dict[str, str]) -> 
         return
     if others := sorted(TOKEN_KEYS & options.keys()):
         raise ConfigError(f"{where} and {' and '.join(others)} are given together: keep one")
+    if not isinstance(token, str):  # whose text would be sent: b'…' of bytes, ********** of a SecretStr
+        raise ConfigError(f"{where} must be a str, not {type(token).__name__}: decode it, or take its secret value")
     variable = f"POLLER_GIVEN_TOKEN_{len(tokens)}"
-    tokens[variable] = checked_token(str(token).strip(), where)
+    tokens[variable] = checked_token(token.strip(), where)
     options["token_env"] = variable

@@ -16,7 +16,10 @@ from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.search import forget_runs
 from poller.store.rows import delivery_of, storable
 
-LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
+# "Pol" and "r": the order of records, one for each schema. Members of a fleet take it before they share the sinks. So
+# does who locks recording out, for that commit may have records, too.
+RECORD_ORDER = "(1349479538::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
+LOCK_OUT_RECORDING = f"SELECT pg_advisory_xact_lock({RECORD_ORDER}); LOCK TABLE sink IN EXCLUSIVE MODE"
 
 
 async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> dict[str, bytes | None]:

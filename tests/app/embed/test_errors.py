@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from poller import ConfigError, Poller, PollerError, StoreLocked, StoreUnusable, TokenRefused
 from poller.core.protocols import Clock
@@ -41,6 +42,12 @@ async def test_rows_find_their_account_and_each_account_has_its_own_token(simula
             "'eu'.* no option 'tokn'; did you mean 'token'",
         ),
         ({"accounts": {"eu": {"workers": "many"}}, "account": "eu"}, ConfigError, "accounts.eu.workers"),
+        ({"token": b"pat-na1"}, ConfigError, "token must be a str, not bytes: decode it"),
+        (
+            {"accounts": {"eu": {"token": SecretStr("a")}}},
+            ConfigError,
+            "accounts.eu.token must be a str, not SecretStr",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_used_is_refused_at_once_and_named(

@@ -81,7 +81,7 @@ async def test_what_a_killed_loop_had_taken_of_its_batch_is_yielded_again_only_i
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what raises
         async with SimulatedPoller(simulation, state=kept_url) as poller:
             await poller.feed(ids)
-            await asyncio.sleep(7200)
+            await asyncio.sleep(1800)
             assert not poller.waiting
             raise ZeroDivisionError
     store = await open_store(kept_url, clock=clock)

@@ -12,9 +12,10 @@ from poller.store.postgres import outbox
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.rows import refuse_unknown_sink
 
+# Not FOR UPDATE: who records finished tasks, in a last message that holds their order, shares the key of each sink.
 _TAKE = (
     "WITH free AS (SELECT id FROM sink WHERE owner IS NULL AND attached AND name = ANY (%s)"
-    " AND (home IS NULL OR home = %s) FOR UPDATE SKIP LOCKED)"
+    " AND (home IS NULL OR home = %s) FOR NO KEY UPDATE SKIP LOCKED)"
     " UPDATE sink s SET owner = %s, epoch = s.epoch + 1 FROM free WHERE s.id = free.id"
     " RETURNING s.name, s.epoch, s.position"
 )

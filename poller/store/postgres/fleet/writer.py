@@ -19,11 +19,9 @@ from poller.store.postgres.fleet.counts import Change, add_up
 from poller.store.postgres.fleet.holdings import Holdings
 from poller.store.postgres.fleet.state_lock import name_session, share_lock_again
 from poller.store.postgres.group_commit import Apply, Writer
+from poller.store.postgres.outbox import RECORD_ORDER
 
 log = structlog.get_logger("poller")
-
-# "Pol" and "r": the order of records, one for each schema.
-_ORDER = "(1349479538::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
 
 _BEGIN = (
     "BEGIN; UPDATE progress SET commits = %s"
@@ -36,7 +34,7 @@ _COUNT = (
     " landed = c.landed + excluded.landed, polls = c.polls + excluded.polls; "
 )
 _INSERT_RECORDS = (
-    f"SELECT pg_advisory_xact_lock({_ORDER});"  # noqa: S608 - a constant
+    f"SELECT pg_advisory_xact_lock({RECORD_ORDER});"  # noqa: S608 - a constant
     " WITH new AS (INSERT INTO record (task, reason, seen_at, body)"
     " SELECT task, reason, seen_at, body FROM unnest(%s::bigint[], %s::text[], %s::double precision[], %s::bytea[])"
     " WITH ORDINALITY AS x (task, reason, seen_at, body, nr) ORDER BY nr RETURNING number),"
