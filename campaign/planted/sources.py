@@ -67,6 +67,13 @@ SOURCES_BUGS = (
         tests=("sources/test_pruned_lines",),
     ),
     Bug(
+        name="a-record-that-was-cut-off-forgotten-by-a-kill",
+        file="poller/sources/files/read.py",
+        old="    parser.ends_within_record = is_half(start)",
+        new="    parser.ends_within_record = False",
+        tests=("sources/test_pruned_lines",),
+    ),
+    Bug(
         name="a-torn-line-taken-for-a-stored-one",
         file="poller/sources/files/read_as.py",
         old=" + [_TORN] * parser.ends_torn\n",

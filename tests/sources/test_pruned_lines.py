@@ -191,6 +191,19 @@ async def test_a_block_that_changes_while_the_file_is_read_again_is_not_taken_fo
     assert {"C39", "A41"} <= set(reading.polled)
 
 
+async def test_a_record_that_was_cut_off_is_read_with_the_rest_also_where_a_kill_was_behind_it(
+    store: Store, tmp_path: Path
+) -> None:
+    """The reading that was resumed behind it knew of no record."""
+    (path := tmp_path / "ids").write_bytes(b'id,note\nA1,"two\nli')
+    reading = PrunedReading(store, path, replace(READ, chunk_lines=2))
+    await reading.read(chunks=1)
+    await reading.read()
+    path.write_bytes(b'id,note\nA1,"two\nlines"\nA2,x\n')
+    await reading.read()
+    assert {"A1", "A2"} <= set(reading.polled)
+
+
 async def test_rows_that_other_options_rejected_are_fed_with_the_rest(store: Store, tmp_path: Path) -> None:
     """Also where the sums hold a line twice, since it had grown."""
     rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/{brand}"})

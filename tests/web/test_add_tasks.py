@@ -289,6 +289,7 @@ async def test_a_request_logs_one_event(simulation: Simulation, events: list[Any
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 

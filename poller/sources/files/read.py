@@ -20,6 +20,7 @@ from poller.sources.files.read_as import (
     has_other_options,
     has_rest,
     headers_before,
+    is_half,
     is_rest_its_own,
     lacks_headers,
     manner_of,
@@ -274,7 +275,9 @@ def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: 
     width = len(content.break_bytes)
     last = file.at(start.offset - width, width) if start.offset else b""
     before, headers = file.blocks_before(start.offset), headers_before(file, start)
-    return Parser.resumed(options, name, start, content, before, last, headers), start
+    parser = Parser.resumed(options, name, start, content, before, last, headers)
+    parser.ends_within_record = is_half(start)  # a kill was between that and the end
+    return parser, start
 
 
 async def stored_before(

@@ -97,6 +97,11 @@ def is_rest_its_own(file: OpenFile, position: Position, options: ReadOptions) ->
     return kind in ("", now) and not (position.ended and _HALF in others)
 
 
+def is_half(position: Position) -> bool:
+    """Whether a record before `position` was cut off by the end that the file had."""
+    return _HALF in ":".join(position.digest.split(" ")[OF_REST:]).split(":")
+
+
 def is_torn(position: Position) -> bool:
     """Whether the last line before `position` was rejected, since its line break did not come."""
     return _TORN in ":".join(position.digest.split(" ")[OF_REST:]).split(":")

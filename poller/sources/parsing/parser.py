@@ -137,7 +137,7 @@ class Parser:
     def end(self) -> Iterator[Chunk]:
         """Yield what is left. The last chunk, which may be empty, marks the source as ended."""
         self._end_beginning()
-        self.ends_within_record = self._splitter.is_within_value
+        self.ends_within_record |= self._splitter.is_within_value
         last = self._splitter.rest()
         if last is not None:
             self._pending.append(last)
