@@ -218,7 +218,8 @@ class AccountTiming:
             self.standstill.finished(seen.now, seen.until_at if by_line is None else seen.now)
         else:
             chance = -math.expm1(by_age if by_line is None else by_line)
-            deadline_at, is_in_line = task.fed_at + self.deadline_s, by_line is not None
+            paused_s = max(0.0, self.standstill.paused_s - task.paused_base_s)
+            deadline_at, is_in_line = task.fed_at + self.deadline_s + paused_s, by_line is not None
             self.standstill.unfinished(
                 task.key, chance, before_at=seen.before_at, now=seen.now, deadline_at=deadline_at, is_in_line=is_in_line
             )
