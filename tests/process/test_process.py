@@ -256,7 +256,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complet
 
 @pytest.fixture
 def dead_webhook() -> list[str]:
-    """Return the flags of a run with a webhook that nobody serves, beside a file."""
+    """Return the flags of a run with a webhook that is not served, beside a file."""
     with socket.create_server(("127.0.0.1", 0)) as once:
         port = once.getsockname()[1]
     return ["--sink", f"webhook:http://127.0.0.1:{port}/", "--sink", "jsonl:finished.jsonl"]
