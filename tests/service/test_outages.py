@@ -236,7 +236,7 @@ async def test_a_retry_after_in_seconds_or_as_a_date_is_kept(
         return replace(refusal, code=code, headers={"Retry-After": until, "Date": http_date(clock)}, wait_s=0.1)
 
     simulation.api.stage = stage
-    await simulation.run(ids, {"polling": {"policy": "fixed", "longest_gap_s": 5}})  # not as learned timing would resume
+    await simulation.run(ids, {"polling": {"policy": "fixed", "longest_gap_s": 5}})  # not a learned gap
     first = next(at for at in arrived if at >= 20)
     again = next(at for at in arrived if at > first + 5)
     assert 75.9 <= again - first <= 79

@@ -1,6 +1,6 @@
 """The law of retention: what a file had once is fed once, though its tasks were pruned before the file grew, however
-that was cut: within a line, a record or an element; and the run that read it was killed. `POLLER_RESUMPTIONS=20000` tries as
-many files."""
+that was cut: within a line, a record or an element; and the run that read it was killed. `POLLER_RESUMPTIONS=20000`
+tries as many files."""
 
 import asyncio
 from collections import Counter
