@@ -19,10 +19,9 @@ from tests.support.virtual import EPOCH
 
 pytestmark = pytest.mark.usefixtures("events")  # log lines would cost more than the polls
 
-ALWAYS_DUE = {"polling": {"longest_gap_s": 1}, "deadline_s": 1e6}
+# Not learned timing: where nothing finishes for seconds, a standstill makes only few polls (schedule/standstill.py)
+ALWAYS_DUE = {"polling": {"policy": "fixed", "longest_gap_s": 1}, "deadline_s": 1e6}
 NEVER = Scenario(fates={Fate.NEVER: 1.0}, latency_s=(0.05, 0.1))
-# Now and then one finishes: where none does for a minute, a standstill makes only few polls (schedule/standstill.py)
-SOME_FINISH = Scenario(fates={}, durations=parse_durations("uniform:0,900"), latency_s=(0.05, 0.1))
 ONE_WAY_S = (0.0, 0.1)  # with their latency an answer takes 50 to 300 ms, and a request arrives anywhere in it
 MEAN_LATENCY_S = 0.175
 
@@ -46,7 +45,7 @@ async def requests_per_s(
 async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_and_never_a_429(
     tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int, limit_from: str
 ) -> None:
-    scenario = replace(SOME_FINISH, requests=requests, window_s=window_s, send_headers=limit_from == "headers")
+    scenario = replace(NEVER, requests=requests, window_s=window_s, send_headers=limit_from == "headers")
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
     limits = {"requests": requests, "window_s": window_s} if limit_from == "flags" else {}
     ids = simulation.write_ids(tasks)
@@ -60,7 +59,7 @@ async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_a
 async def test_a_tenth_of_the_answers_taking_3_s_bring_no_429(
     tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int
 ) -> None:
-    scenario = replace(SOME_FINISH, requests=requests, window_s=window_s, slow_share=0.1)
+    scenario = replace(NEVER, requests=requests, window_s=window_s, slow_share=0.1)
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
     rate = await requests_per_s(
         simulation, simulation.write_ids(tasks), ALWAYS_DUE, from_s=2 * window_s, to_s=8 * window_s
@@ -73,7 +72,7 @@ async def test_a_tenth_of_the_answers_taking_3_s_bring_no_429(
 async def test_beside_another_client_that_takes_30_of_100_both_make_progress_and_429s_are_a_handful(
     tmp_path: Path, clock: Clock
 ) -> None:
-    simulation = Simulation(tmp_path, clock, SOME_FINISH, one_way_s=ONE_WAY_S)
+    simulation = Simulation(tmp_path, clock, NEVER, one_way_s=ONE_WAY_S)
     theirs: list[int] = []
 
     async def other() -> None:
@@ -98,11 +97,9 @@ async def test_killed_and_restarted_every_3_s_no_window_ever_holds_more_than_the
     folder.mkdir()
     simulation = Simulation(folder, clock, replace(NEVER, requests=50, window_s=2.0), one_way_s=ONE_WAY_S)
     ids, rng = simulation.write_ids(150), Random(4)
-    fixed = {"policy": "fixed", "longest_gap_s": 1}  # by learned timing, a standstill would leave the window half empty
     async with simulation.serving():
         for _ in range(8):
-            flags = ALWAYS_DUE | {"polling": fixed, "requests": 50, "window_s": 2}
-            await simulation.run_for(rng.uniform(2.5, 3.5), ids, flags)
+            await simulation.run_for(rng.uniform(2.5, 3.5), ids, ALWAYS_DUE | {"requests": 50, "window_s": 2})
     stats = simulation.api.stats()
     assert stats.throttled_total == 0
     assert 40 <= stats.max_in_window <= 50
@@ -116,7 +113,7 @@ async def test_a_daily_quota_of_1000_with_a_fifth_in_reserve_stops_at_800_and_re
     has_headers = limit_from == "headers"
     durations = parse_durations("mix:0.2@uniform:0,60,0.2@uniform:3600,3670,0.6@fixed:99999")  # always some finish
     scenario = replace(
-        SOME_FINISH,
+        NEVER,
         durations=durations,
         requests=200,
         window_s=2.0,
