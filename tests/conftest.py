@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import gc
-import logging
 import os
 import shutil
 import signal
@@ -20,9 +19,9 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from poller.core import log as logs
 from poller.core.protocols import Clock, Store
 from poller.store import open_store
+from tests.support.log import log_restored
 from tests.support.postgres import fresh_schema, running_server
 from tests.support.store_makers import Open
 from tests.support.virtual import EPOCH, VirtualLoop, loop_time
@@ -120,14 +119,8 @@ def _default_ports_alone(request: pytest.FixtureRequest, tmp_path_factory: pytes
 
 @pytest.fixture(autouse=True)
 def _log_restored() -> Iterator[None]:
-    """Restore the log: a command that runs in this process configures it."""
-    root, kept = logging.getLogger(), dict(structlog.get_config())
-    before = (root.handlers, root.level, logging.raiseExceptions)
-    yield
-    structlog.configure(**kept)
-    root.handlers, root.level, logging.raiseExceptions = before
-    logging.captureWarnings(capture=False)
-    logs._secrets.clear()
+    with log_restored():
+        yield
 
 
 @pytest.fixture(scope="session")

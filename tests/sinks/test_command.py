@@ -139,10 +139,11 @@ async def test_a_cancelled_write_kills_its_program(tmp_path: Path) -> None:
 
 
 async def all_gone(file: Path) -> bool:
-    """Return whether the processes listed in a file end."""
+    """Return whether the processes listed in a file end, and the first one is reaped."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE_S):
-            while any(is_alive(int(pid)) for pid in file.read_text().split()):  # noqa: ASYNC110 - as above
+            program, *children = map(int, file.read_text().split())
+            while Path("/proc", str(program)).exists() or any(map(is_alive, children)):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
             return True
     return False

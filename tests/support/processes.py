@@ -25,6 +25,7 @@ from poller.cli.commands.sandbox import ScenarioOptions
 from poller.sandbox import SandboxApi
 from poller.sandbox.server import serve
 from tests.support.fair_time import FairClock
+from tests.support.log import log_restored
 
 TOKEN = "pat-na1-0123456789abcdef"
 COMMANDS = Path(sys.executable).parent  # where `poller` is installed
@@ -73,7 +74,12 @@ def run_here(*args: str, folder: Path, env: dict[str, str] | None = None) -> sub
     suspended = asyncio._get_running_loop()  # playwright's
     asyncio._set_running_loop(None)
     try:
-        with chdir(folder), patch.dict(os.environ, env or environ(), clear=True), patch("sys.argv", ["poller", *args]):
+        with (
+            log_restored(),
+            chdir(folder),
+            patch.dict(os.environ, env or environ(), clear=True),
+            patch("sys.argv", ["poller", *args]),
+        ):
             done = CliRunner().invoke(app, args, prog_name="poller")
     finally:
         asyncio._set_running_loop(suspended)
