@@ -17,8 +17,8 @@ class LostStarts:
         self._in_a_row = 0
 
     def lose(self, *, now: float, active_at: float, rng: Random) -> bool:
-        """Note a lost answer; return whether starts are held back from now on. `active_at` is a clock that stands
-        still while the account is paused."""
+        """Note a lost answer; return whether starts are held back from now on. `active_at` is a clock that stops
+        while the account is paused."""
         if self._in_a_row == 0:
             self._first_at = active_at
         self._in_a_row += 1
